@@ -17,6 +17,7 @@ from peerllm.errors import BadAnswer, NotRunning
 from peerllm.local.accounts import RequestAccount
 from peerllm.local.failures import raise_for_failure
 from peerllm.local.json_form import from_json
+from peerllm.local.lending import GuestStatus, LedgerRow, Limit
 from peerllm.local.membership import Invited, KnownSwarm, Member
 from peerllm.local.placement import PlacementAccount
 from peerllm.local.records import SwarmRecords
@@ -122,8 +123,34 @@ class LocalClient:
         """One of them, by its id or a beginning of it, or ``last``; raises `UnknownRequest`."""
         return RequestAccount.from_json(self._get(f"/peerllm/v1/requests/{quote(name, safe='')}"))
 
-    def share(self, on: bool) -> None:
-        self._post("/control/share", {"on": on})
+    def share(self, on: bool, *, finish: bool = False) -> None:
+        """Lend this machine, which is its owner's consent, or stop; with `finish`, once running sessions have ended."""
+        self._post("/control/share", {"on": on, "finish": finish})
+
+    def pause(self, until: float) -> None:
+        """Lend nothing until a Unix time; 0 ends a pause that the owner asked for."""
+        self._post("/control/pause", {"until": until})
+
+    def guest(self) -> GuestStatus:
+        """The governor's decision, and what it was made from."""
+        return GuestStatus.from_json(self._get("/control/guest"))
+
+    def limits(self) -> list[Limit]:
+        """What the owner may change while the daemon runs."""
+        return [Limit.from_json(limit) for limit in _list(self._get("/control/limits"), "limits")]
+
+    def set_limits(self, values: Mapping[str, object]) -> None:
+        """Setting to value, None for what config.toml says; raises `UsageError` and changes nothing if one will not do."""
+        self._post("/control/limits", {"values": dict(values)})
+
+    def ledger(self, days: int = 1) -> list[LedgerRow]:
+        """What was given and used, a row per day and peer, the last day first; 1 is today alone."""
+        return [LedgerRow.from_json(row) for row in _list(self._get(f"/control/ledger?days={days}"), "rows")]
+
+    def log(self, lines: int = 50) -> list[str]:
+        """The last lines of the daemon's log."""
+        answer = _object(self._get(f"/control/log?lines={lines}")).get("lines")
+        return [str(line) for line in cast("list[object]", answer)] if isinstance(answer, list) else []
 
     def join(self, way: str) -> str:
         """Come in by an invitation, or enter by HOST[:PORT]; the swarm's name. Raises `JoinFailed`, `UsageError`."""
