@@ -10,6 +10,7 @@ hivemind is imported inside the functions: it takes seconds and pulls in torch, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
@@ -42,7 +43,7 @@ _SOCKET_DIRECTORY = Path("/tmp")  # fixed by hivemind
 _SOCKET_MIN_AGE_S = 60.0  # younger ones may belong to a daemon that has not begun to listen
 _STOP_TIMEOUT_S = 5.0
 _LAST_WORDS_S = 0.05
-"""For connections that end with the daemon: what it had only just opened is closed once that is seen."""
+"""For connections that end with the daemon: what it had only just opened is accepted, and closed, before the server."""
 
 _UNSPECIFIED = {"0.0.0.0": "::"}
 
@@ -116,18 +117,27 @@ async def _whole(start: Coroutine[Any, Any, GatedP2P]) -> GatedP2P:
 async def stop_p2p(p2p: GatedP2P) -> None:
     """End the daemon and every task that serves it."""
     await p2p.close_gate()
+    await _end_daemon(p2p)
     control = p2p._client.control
     owned: list[asyncio.Task[None] | None] = [
         *control._handler_tasks.values(),
         control._read_task,
         control._write_task,
-        p2p._reader_task,
         p2p._listen_task,
     ]
     for unanswered in (*control._handler_tasks.values(), *control._pending_calls.values()):
         unanswered.cancel()
     p2p._terminate()
     await asyncio.gather(*(task for task in owned if task is not None), return_exceptions=True)
+
+
+async def _end_daemon(p2p: GatedP2P) -> None:
+    """Before its tasks: a connection that asyncio accepts while its server closes stays open (python/cpython#109564)."""
+    with contextlib.suppress(ProcessLookupError):
+        p2p._child.terminate()
+    if p2p._reader_task is not None:  # it and `communicate` cannot both read
+        p2p._reader_task.cancel()
+        await asyncio.wait((p2p._reader_task,))
     try:
         async with asyncio.timeout(_STOP_TIMEOUT_S):
             await p2p._child.communicate()

@@ -18,9 +18,6 @@ from peerllm_swarm.identity import Identity
 from peerllm_swarm.p2p import connect, open_stream, start_p2p, stop_p2p, visible_addresses
 from tests.swarm.private_swarm import PrivateSwarm
 
-# A connection that p2pd opened as it was ended may be met by nobody: Python says so when it is collected.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 def between_two(
     tmp_path: Path, scenario: Callable[[Identity, Any, Any, Target], Awaitable[None]], *, host: str = "127.0.0.1"
@@ -42,7 +39,7 @@ def between_two(
             await asyncio.gather(stop_p2p(there), stop_p2p(here))
 
     asyncio.run(main())
-    gc.collect()  # here, and not in a test of another module
+    gc.collect()  # what is left open is told of here, and not in a test of another module
 
 
 def test_peer_is_met_by_host_and_port(tmp_path: Path):
