@@ -132,7 +132,7 @@ async def stop_p2p(p2p: GatedP2P) -> None:
 
 
 async def _end_daemon(p2p: GatedP2P) -> None:
-    """Before its tasks: a connection that asyncio accepts while its server closes stays open (python/cpython#109564)."""
+    """Before its tasks: what asyncio accepts while its server closes stays open for ever (python/cpython#109564)."""
     with contextlib.suppress(ProcessLookupError):
         p2p._child.terminate()
     if p2p._reader_task is not None:  # it and `communicate` cannot both read
