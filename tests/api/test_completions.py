@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,12 +16,6 @@ from tests.support.whole_model_node import MODEL
 
 PROMPT = "The capital of France is"
 QUESTION = [{"role": "user", "content": "Name a colour."}]
-
-
-@pytest.fixture
-def client(api: RunningApi) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
 
 
 def ask(api: RunningApi, **body: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 
 import httpx
 import numpy as np
@@ -15,12 +14,6 @@ from tests.support.whole_model_node import CONTEXT_TOKENS, MODEL
 
 TEXTS = ["A cat sits on the mat.", "A kitten lies on the rug.", "Interest rates rose by two percent."]
 WIDTH = 576
-
-
-@pytest.fixture
-def client(api: RunningApi) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
 
 
 def test_each_text_becomes_a_vector_of_length_one(client: openai.OpenAI) -> None:

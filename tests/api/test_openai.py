@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import httpx
 import openai
@@ -13,12 +12,6 @@ from tests.support.running_api import RunningApi, eventually
 from tests.support.whole_model_node import CONTEXT_TOKENS, MODEL
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-@pytest.fixture
-def client(api: RunningApi) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
 
 
 def test_plain_answer_has_content_reason_and_exact_usage(client: openai.OpenAI) -> None:

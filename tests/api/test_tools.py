@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from tests.support.running_api import RunningApi
 from tests.support.whole_model_node import MODEL
 
 WEATHER: Any = {
@@ -29,12 +27,6 @@ WEATHER: Any = {
 TIME: Any = {"type": "function", "function": {"name": "get_time"}}
 QUESTION: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
 NAMED: Any = {"type": "function", "function": {"name": "get_time"}}
-
-
-@pytest.fixture
-def client(api: RunningApi) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
 
 
 def ask(client: openai.OpenAI, messages: Any = QUESTION, **more: Any) -> Any:
