@@ -27,7 +27,8 @@ def imports(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    session.run("pytest", *session.posargs)
+    """The whole suite in two processes: where daemons wait for one another, other tests compute."""
+    session.run("pytest", *(session.posargs or ("--numprocesses=2", "--dist=loadfile", "--durations=40")))
 
 
 @nox.session
