@@ -12,21 +12,13 @@ from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from peerllm.durations import FOREVER, parse_seconds
+from peerllm.guest_config import GuestConfig
+from peerllm.rules import BYTES, SWITCH, TEXT, TEXTS, between, is_plain, one_of
 from peerllm.settings import Rule, Setting, Value, setting
-from peerllm.sizes import parse_bytes
 from peerllm_swarm.errors import BadSpan
 from peerllm_swarm.span import BlockSpan
 
 _PEER_ID = re.compile("[1-9A-HJ-NP-Za-km-z]{46,64}")
-
-
-def _between(low: float, high: float, unit: str = "") -> Rule:
-    allowed = f"{low} to {high} {unit}".rstrip()
-    return Rule(allowed, lambda value: low <= value <= high)
-
-
-def _one_of(*choices: str) -> Rule:
-    return Rule(", ".join(choices), lambda value: value in choices)
 
 
 def _is_address(host: str) -> bool:
@@ -48,21 +40,13 @@ def _is_peer_id(text: str) -> bool:
     return bool(_PEER_ID.fullmatch(text))
 
 
-def _is_plain(text: str) -> bool:
-    return len(text) <= 512 and text.isprintable()
-
-
-_SWITCH = Rule("true or false", lambda _: True)
-_TEXT = Rule("up to 512 printable characters", _is_plain)
-_TEXTS = Rule("a list of texts", lambda texts: all(map(_is_plain, texts)))
 _PEERS = Rule("a list of peer ids", lambda ids: all(map(_is_peer_id, ids)))
 _NAME = Rule("1 to 64 printable characters", lambda text: 1 <= len(text) <= 64 and text.isprintable())
-_MODEL = Rule("a name, hf:owner/repo[:file] or a path", lambda text: bool(text) and _is_plain(text))
-_PORT = _between(0, 65535)
-_BYTES = Rule("a size such as 1.5GiB, or 0", lambda size: 0 <= size < 2**63, parse_bytes)
+_MODEL = Rule("a name, hf:owner/repo[:file] or a path", lambda text: bool(text) and is_plain(text))
+_PORT = between(0, 65535)
 _SPAN = Rule('start:end, for example 0:12, or ""', _is_span)
 _SECRET = Rule("8 to 512 ASCII characters without spaces, or empty", lambda key: not key or _is_key(key))
-_DEADLINE = _between(0.1, 3600, "s")
+_DEADLINE = between(0.1, 3600, "s")
 _KEEPING = Rule("5m, 1h, a number of seconds, or -1 for ever", lambda s: s == FOREVER or 0 <= s < 1e9, parse_seconds)
 
 
@@ -77,7 +61,7 @@ class SwarmConfig:
     )
     public: bool = setting(
         False,
-        _SWITCH,
+        SWITCH,
         "No membership: whoever can reach this machine can use what it lends and read what passes through it. "
         "All peers of the same swarm.name find one another.",
     )
@@ -89,41 +73,41 @@ class SwarmConfig:
         Rule("an IP address of this machine", _is_address),
         "Where peers may reach this one; all interfaces, since a peer that cannot be reached cannot serve.",
     )
-    mdns: bool = setting(True, _SWITCH, "Find peers on the local network by multicast DNS; needs no set-up.")
-    dht: bool = setting(True, _SWITCH, "Find peers beyond the local network by the distributed hash table.")
+    mdns: bool = setting(True, SWITCH, "Find peers on the local network by multicast DNS; needs no set-up.")
+    dht: bool = setting(True, SWITCH, "Find peers beyond the local network by the distributed hash table.")
     relay: str = setting(
         "auto",
-        _one_of("auto", "on", "off"),
+        one_of("auto", "on", "off"),
         "Relays for peers behind NATs, used and provided: auto where the swarm reaches beyond this network, as relays "
         "of libp2p also serve strangers; on for public machines that others are to rely on.",
     )
     lan_only: bool = setting(
         False,
-        _SWITCH,
+        SWITCH,
         "Connect to no address beyond the local networks, not even to fetch models; off, since swarms may be larger.",
     )
     bootstrap: tuple[str, ...] = setting(
-        (), _TEXTS, "Peers to enter the swarm by: HOST[:PORT] or multiaddrs. None: the local network is enough."
+        (), TEXTS, "Peers to enter the swarm by: HOST[:PORT] or multiaddrs. None: the local network is enough."
     )
 
 
 @dataclass(frozen=True)
 class ContributionConfig:
-    enabled: bool = setting(False, _SWITCH, "Lend this machine at start. Off: lending is its owner's choice.")
+    enabled: bool = setting(False, SWITCH, "Lend this machine at start. Off: lending is its owner's choice.")
     model: str = setting("smollm2-135m", _MODEL, "The model whose blocks are served; the one that every machine can.")
     also: tuple[str, ...] = setting(
-        (), _TEXTS, "Other models to serve when the swarm needs them more. None: each costs disk, so owners choose."
+        (), TEXTS, "Other models to serve when the swarm needs them more. None: each costs disk, so owners choose."
     )
     memory_bytes: int = setting(
-        0, _BYTES, "Memory lent, in bytes, for weights, KV cache and scratch; 0 is half of what is free at start."
+        0, BYTES, "Memory lent, in bytes, for weights, KV cache and scratch; 0 is half of what is free at start."
     )
-    max_blocks: int = setting(0, _between(0, 4096), "Serve at most so many blocks; 0 leaves it to the memory.")
+    max_blocks: int = setting(0, between(0, 4096), "Serve at most so many blocks; 0 leaves it to the memory.")
     span: str = setting(
         "", _SPAN, 'Serve just these blocks, as start:end. "" lets the peer choose, which heals gaps in the swarm.'
     )
-    slots: int = setting(4, _between(1, 255), "Sessions served at once; each costs a KV cache of context_tokens.")
+    slots: int = setting(4, between(1, 255), "Sessions served at once; each costs a KV cache of context_tokens.")
     context_tokens: int = setting(
-        2048, _between(64, 1 << 20, "tokens"), "Tokens that one session can hold; memory grows with it."
+        2048, between(64, 1 << 20, "tokens"), "Tokens that one session can hold; memory grows with it."
     )
 
     @property
@@ -135,14 +119,20 @@ class ContributionConfig:
 @dataclass(frozen=True)
 class EngineConfig:
     kind: str = setting(
-        "auto", _one_of("auto", "llama", "torch"), "What computes: auto takes llama.cpp for GGUF files if it is built."
+        "auto", one_of("auto", "llama", "torch"), "What computes: auto takes llama.cpp for GGUF files if it is built."
     )
     dtype: str = setting(
         "auto",
-        _one_of("auto", "float32", "float16", "bfloat16", "int8", "nf4"),
+        one_of("auto", "float32", "float16", "bfloat16", "int8", "nf4"),
         "Number format of the torch engine; auto is float32 on CPUs. Peers of one route all use the same.",
     )
-    threads: int = setting(0, _between(0, 1024), "Threads of the engine; 0 measures which number is fastest.")
+    threads: int = setting(0, between(0, 1024), "Threads of the engine; 0 measures which number is fastest.")
+    priority: str = setting(
+        "lowest",
+        one_of("lowest", "normal"),
+        "Class of the threads that serve others, for processor and disk: lowest takes only what nobody else wants; "
+        "normal is for machines that do nothing else.",
+    )
     device: str = setting("auto", _NAME, "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.")
 
 
@@ -158,11 +148,11 @@ class ApiConfig:
         "", _SECRET, "Bearer key that /v1 asks for; empty: any program of this machine may use it.", secret=True
     )
     origins: tuple[str, ...] = setting(
-        (), _TEXTS, "Web pages (https://host:port) whose scripts may call /v1. None: browsers are refused."
+        (), TEXTS, "Web pages (https://host:port) whose scripts may call /v1. None: browsers are refused."
     )
     store_responses: bool = setting(
         False,
-        _SWITCH,
+        SWITCH,
         "Keep the questions and answers of /v1/responses that a program asks to store, unencrypted in the state "
         "folder. Off: what is asked leaves no trace on the disk.",
     )
@@ -170,7 +160,16 @@ class ApiConfig:
 
 @dataclass(frozen=True)
 class ModelsConfig:
-    dir: str = setting("", _TEXT, "Folder of the weights; empty is the platform's cache folder.")
+    dir: str = setting("", TEXT, "Folder of the weights; empty is the platform's cache folder.")
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    index: str = setting(
+        "https://pypi.org/pypi/peerllm/json",
+        Rule("an http or https address", lambda text: is_plain(text) and text.startswith(("https://", "http://"))),
+        "What `peerllm update --check` asks for releases, the JSON API of a package index; nothing else asks it.",
+    )
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ class TimingsConfig:
     step_s: float = setting(10.0, _DEADLINE, "Seconds for one token through a route before a hop counts as lost.")
     prefill_s: float = setting(120.0, _DEADLINE, "Seconds for a prompt through a route; long ones take time on CPUs.")
     drain_s: float = setting(
-        30.0, _between(0, 3600, "s"), "Seconds that running answers may take to end when the daemon stops."
+        30.0, between(0, 3600, "s"), "Seconds that running answers may take to end when the daemon stops."
     )
 
 
@@ -187,7 +186,7 @@ class TimingsConfig:
 class AskingConfig:
     wire_dtype: str = setting(
         "float32",
-        _one_of("float32", "float16"),
+        one_of("float32", "float16"),
         "Number format of hidden states between peers. float32 is exact, float16 is half the bytes.",
     )
     repair_s: float = setting(
@@ -195,7 +194,7 @@ class AskingConfig:
     )
     load_wait_s: float = setting(
         20.0,
-        _between(0, 3600, "s"),
+        between(0, 3600, "s"),
         "Seconds that an answer waits for a model that has to be loaded first; then its program is told to come again. "
         "Small models are there by then, and few programs wait longer for a first token.",
     )
@@ -207,7 +206,7 @@ class AskingConfig:
     )
     spot_check: float = setting(
         0.02,
-        _between(0, 1),
+        between(0, 1),
         "Share of answers after which one peer's part is computed again by others and compared. 0: never. Each such "
         "answer costs the swarm up to that part once more.",
     )
@@ -219,26 +218,26 @@ class AskingConfig:
     )
     trust: str = setting(
         "swarm",
-        _one_of("own", "friends", "swarm"),
+        one_of("own", "friends", "swarm"),
         "Whose peers may see the hidden states of requests that do not say; swarm: every member's.",
     )
     deadline_s: float = setting(
-        0.0, _between(0, 86400, "s"), "Seconds after which an answer that does not say is given up; 0: never."
+        0.0, between(0, 86400, "s"), "Seconds after which an answer that does not say is given up; 0: never."
     )
     keep_s: float = setting(
         60.0,
-        _between(0, 3600, "s"),
+        between(0, 3600, "s"),
         "Seconds that the session of an answer is kept, so that the next turn of the chat computes only what is new. "
         "0: none is. Peers that need a kept slot take it back at once; longer than a minute, few come back.",
     )
     kept: int = setting(
-        4, _between(0, 64), "Sessions kept at once. Each costs memory for its prompt here and heartbeats to its peers."
+        4, between(0, 64), "Sessions kept at once. Each costs memory for its prompt here and heartbeats to its peers."
     )
     answers: int = setting(
-        32, _between(1, 1024), "Answers that this machine's programs have under way at once; more wait in line."
+        32, between(1, 1024), "Answers that this machine's programs have under way at once; more wait in line."
     )
     waiting: int = setting(
-        64, _between(0, 4096), "Answers that may wait in line; whoever asks for more is told to come again later."
+        64, between(0, 4096), "Answers that may wait in line; whoever asks for more is told to come again later."
     )
 
 
@@ -246,11 +245,13 @@ class AskingConfig:
 class Config:
     swarm: SwarmConfig = SwarmConfig()
     contribution: ContributionConfig = ContributionConfig()
+    guest: GuestConfig = GuestConfig()  # noqa: RUF009 - frozen
     engine: EngineConfig = EngineConfig()
     asking: AskingConfig = AskingConfig()
     api: ApiConfig = ApiConfig()
     models: ModelsConfig = ModelsConfig()
     timings: TimingsConfig = TimingsConfig()
+    update: UpdateConfig = UpdateConfig()
 
 
 def sections() -> dict[str, Any]:

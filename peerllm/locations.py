@@ -60,9 +60,28 @@ class Locations:
         return self.state_dir / "daemon.lock"
 
     @property
+    def tray_lock_file(self) -> Path:
+        return self.state_dir / "tray.lock"
+
+    @property
+    def first_share_file(self) -> Path:
+        """There once the tray has told of the first share."""
+        return self.state_dir / "first-share"
+
+    @property
     def findings_file(self) -> Path:
         """What spot checks have found against peers."""
         return self.state_dir / "findings.json"
+
+    @property
+    def choices_file(self) -> Path:
+        """What the owner chose in tray, TUI and command line."""
+        return self.state_dir / "choices.json"
+
+    @property
+    def ledger_file(self) -> Path:
+        """What this machine gave and used, and the receipts for it."""
+        return self.state_dir / "ledger.sqlite"
 
     @property
     def responses_dir(self) -> Path:
@@ -73,6 +92,11 @@ class Locations:
     def conversations_file(self) -> Path:
         """What `peerllm chat` keeps."""
         return self.state_dir / "conversations.sqlite"
+
+    @property
+    def asked_file(self) -> Path:
+        """There once the screens have asked their owner whether to lend this machine, whatever the answer was."""
+        return self.state_dir / "consent.asked"
 
     @property
     def models_dir(self) -> Path:

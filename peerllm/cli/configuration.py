@@ -10,6 +10,7 @@ from peerllm.cli.output import paint, print_json, print_table
 
 if TYPE_CHECKING:
     from peerllm.cli.models import Subparsers
+    from peerllm.config_sources import LoadedConfig
 
 
 def add_config_commands(verbs: Subparsers) -> None:
@@ -29,7 +30,7 @@ def add_config_commands(verbs: Subparsers) -> None:
 def _show(arguments: argparse.Namespace) -> int:
     from peerllm.config import settings
 
-    loaded = read_config()
+    loaded = _counting()
     rows = [(setting, loaded.value(setting), loaded.sources[setting.key]) for setting in settings()]
     if arguments.json:
         hidden = {key: ("(set)" if value else "") for key, value in ((s.key, v) for s, v, _ in rows if s.secret)}
@@ -55,8 +56,15 @@ def _set(arguments: argparse.Namespace) -> int:
     setting = known_setting(arguments.key, "config set")
     value = set_in_file(locations().config_file, arguments.key, arguments.value)
     print(f"{setting.key} = {setting.shown(value)} in {locations().config_file}")
-    loaded = read_config()
+    loaded = _counting()
     if loaded.value(setting) != value:
         print(f"note: {loaded.sources[setting.key]} overrides it")
     print("a running daemon takes it up at its next start")
     return 0
+
+
+def _counting() -> LoadedConfig:
+    """The config with what its owner chose elsewhere."""
+    from peerllm.choices import chosen, load_choices
+
+    return chosen(read_config(), load_choices(locations().choices_file))
