@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 
 import peerllm
+from peerllm.choices import load_choices, with_choices
 from peerllm.cli.check import Check, fail, ok, warn
 from peerllm.cli.environment import connect, locations, read_config
 from peerllm.cli.network_checks import check_multicast, check_port
+from peerllm.cli.reader_checks import check_readers
 from peerllm.config import Config
 from peerllm.errors import PeerllmError, UsageError
 from peerllm.local.schema import NetworkStatus, Status
@@ -37,6 +39,7 @@ def examine() -> list[Check]:
     configured = check_config()
     config = read_config().config if configured.verdict == "ok" else Config()
     daemon = _daemon_status()
+    models_dir = Path(config.models.dir).expanduser() if config.models.dir else home.models_dir
     return [
         check_python(),
         *check_packages(),
@@ -54,8 +57,9 @@ def examine() -> list[Check]:
         check_secrets(home),
         check_clock(daemon.network.clock if daemon else ""),
         check_reach(daemon.network if daemon else None),
-        check_disk(Path(config.models.dir).expanduser() if config.models.dir else home.models_dir),
+        check_disk(models_dir),
         check_memory(),
+        *check_readers(models_dir, with_choices(config, load_choices(home.choices_file)).guest),
     ]
 
 
@@ -67,7 +71,7 @@ def check_python() -> Check:
 def check_packages() -> list[Check]:
     missing = [name for name in _NODE_PACKAGES if not _is_installed(name)]
     node = (
-        fail("packages", f"missing: {', '.join(missing)}", "pip install 'peerllm[node]'")
+        fail("packages", f"missing: {', '.join(missing)}", "peerllm setup, or pip install 'peerllm[node]'")
         if missing
         else ok("packages", ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers")))
     )

@@ -43,3 +43,5 @@ class Readings:
     suspending: bool | None = None
     local_minute: int = 0
     """Minutes since local midnight."""
+    unknown: tuple[tuple[str, str], ...] = ()
+    """Names of fields that are None, and why, for people: ("idle_s", "no X server, no logind")."""
