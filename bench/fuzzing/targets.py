@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bench.fuzzing import of_members, of_models, of_owner, of_records, of_requests, of_wire
+from bench.fuzzing import of_members, of_models, of_owner, of_receipts, of_records, of_requests, of_wire
 from bench.fuzzing.target import Target
 
 HTTP = "http requests"
@@ -29,6 +29,8 @@ TARGETS: Mapping[str, Entry] = {
     "join messages": Entry(6, of_members.join_messages),
     "dial-back messages": Entry(4, of_wire.dial_back_messages),
     "addresses": Entry(5, of_wire.addresses),
+    "receipts": Entry(4, of_receipts.receipts),
+    "receipt lines": Entry(4, of_receipts.receipt_lines),
     "gguf headers": Entry(10, of_models.gguf_headers),
     "gguf vocabularies": Entry(2, of_models.vocabularies),
     "safetensors headers": Entry(5, of_models.safetensors_headers),

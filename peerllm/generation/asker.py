@@ -140,7 +140,7 @@ class Asker:
 
     async def _noted(self, accounting: Accounting, answer: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[AnswerEvent]:
         """The answer, whose account is in the ledger before its reader sees the end, however it ends."""
-        with self._failures_noted(accounting):
+        with self._ledger.following(partial(accounting.account, "running")), self._failures_noted(accounting):
             async with contextlib.aclosing(answer):
                 async for event in answer:
                     accounting.note(event)

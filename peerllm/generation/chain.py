@@ -12,17 +12,20 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from peerllm.engine.span_engine import Hidden
 from peerllm.errors import HistoryLost, HopLost
 from peerllm.generation.blame import laggard, miscounted_at, stuck_at
+from peerllm.generation.chain_timings import ChainTimings
 from peerllm.generation.hearing import Hearing
 from peerllm.generation.hop_link import HopLink, close_links, finish, open_links
 from peerllm.generation.rounds import Rounds
+from peerllm.generation.usage import Usage
 from peerllm.generation.wiring import Addresses, SessionTerms, openings, resumptions
+from peerllm.giving.books import Books
 from peerllm.wire.chunks import chunks_of
 from peerllm.wire.codec import frame_bytes
 from peerllm.wire.messages import (
@@ -64,25 +67,6 @@ Spare = Callable[[PeerId], bool]
 """Could others do now what this hop does?"""
 
 
-@dataclass(frozen=True)
-class ChainTimings:
-    """Deadlines in seconds."""
-
-    open_s: float = 10.0
-    step_s: float = 30.0
-    """For each decoded token: a live peer that is just slow keeps its pings."""
-    prefill_s: float = 120.0
-    """For each acknowledged chunk of a prompt."""
-    stuck_s: float = 3.0
-    """For a decoded token where others could do the blocks in which it is stuck."""
-    prefill_stuck_s: float = 15.0
-    """The same for a chunk of a prompt, at most: short prompts get less."""
-    report_s: float = 1.0
-    """For the hops to say how far they are."""
-    extend_s: float = 2.0
-    """For the hops of a session that was kept to take it up again; opening one anew takes no longer."""
-
-
 def _nobody(_: PeerId) -> bool:
     return False
 
@@ -99,6 +83,7 @@ class Chain:
         wire_dtype: WireDtype,
         timings: ChainTimings,
         spare: Spare,
+        books: Books | None,
     ) -> None:
         """For `open_chain` only."""
         self.route = route
@@ -115,6 +100,7 @@ class Chain:
         self._timings = timings
         self._spare = spare
         self._links: dict[PeerId, HopLink] = {}
+        self._books = books
         self._hearing = Hearing(route.hops[-1].peer_id)
         self._closing: set[asyncio.Task[None]] = set()
         self._catching_up = False  # new hops have yet to read what the lost ones knew
@@ -154,6 +140,7 @@ class Chain:
                 behind `position` is unknown until the chain is mended.
         """
         started_at = time.perf_counter()
+        usage = Usage(self._links[hop.peer_id] for hop in self.route.hops)
         ahead = len(self.route.hops) + CHUNKS_AHEAD
         end, due, outputs = position + len(hidden), list[range](), list[Step]()
         for first, rows in chunks_of(to_wire(hidden, self._terms.wire_dtype)):
@@ -161,12 +148,14 @@ class Chain:
                 outputs.append(await self._output(len(hidden)))
             positions = range(position + first, position + first + len(rows))
             wanted = want if positions.stop == end or want is Want.ALL else Want.NONE
+            usage.sent(len(rows), rows.shape[1], wanted)
             await self._send(positions.start, rows, wanted)
             due.append({Want.NONE: positions[:0], Want.LAST: positions[-1:], Want.ALL: positions}[wanted])
         while len(outputs) < len(due):
             outputs.append(await self._output(len(hidden)))
         if not outputs:
             raise ValueError("a step has at least one row")
+        usage.answered(time.perf_counter() - started_at, outputs)
         if len(hidden) == 1:
             self.rounds.add(started_at, time.perf_counter(), outputs[0].timings)
             self._look_at_pace()
@@ -292,6 +281,7 @@ class Chain:
             HistoryLost: the chain is of no more use, as no hop remembers what a lost one had been sent.
         """
         position = len(history)
+        Usage(self._links.values()).broken_off()
         for peer in gone & self._links.keys():
             self._hearing.give_up(self._links[peer])
         self._steps += 1  # what is still said of an earlier attempt is void as well
@@ -314,6 +304,7 @@ class Chain:
             for hop in new:
                 self._hearing.wired.pop(hop.peer_id, None)
             raise
+        Usage(opened.values()).sent(position, history.shape[1], Want.NONE)
         self._take_up(route, {**opened, **{hop.peer_id: self._links[hop.peer_id] for hop in kept}})
         self._catching_up = position > 0
         if route.hops[0] in new:
@@ -344,7 +335,7 @@ class Chain:
             self._hearing.wired[hop.peer_id] = message.next
             self.joined[hop.peer_id] = position
             wanted.append((hop.peer_id, addresses.get(hop.peer_id, ()), message))
-        return await open_links(wanted, self._transport, self._hearing.heard, self._timings.open_s)
+        return await open_links(wanted, self._transport, self._hearing.heard, self._timings.open_s, self._books)
 
     def _take_up(self, route: Route, links: dict[PeerId, HopLink]) -> None:
         """Use this route from now on, and close what does not belong to it."""
@@ -370,13 +361,14 @@ async def open_chain(
     wire_dtype: WireDtype,
     timings: ChainTimings,
     spare: Spare = _nobody,
+    books: Books | None = None,
 ) -> AsyncIterator[Chain]:
     """A KV slot at every hop of the route and the links between them, all given back at the end.
 
     Raises:
         HopLost: a hop cannot be reached, refuses, or does not answer within `timings.open_s`.
     """
-    chain = Chain(route, transport, tokens=tokens, wire_dtype=wire_dtype, timings=timings, spare=spare)
+    chain = Chain(route, transport, tokens=tokens, wire_dtype=wire_dtype, timings=timings, spare=spare, books=books)
     await chain.open(addresses)
     try:
         yield chain

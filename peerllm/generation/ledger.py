@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from peerllm.errors import UnknownRequest
 from peerllm.local.accounts import RequestAccount
@@ -11,6 +13,9 @@ KEPT_REQUESTS = 128
 
 LAST = "last"
 """Stands for the request that ended last."""
+
+RUNNING = "running"
+"""Stands for the request that began last of those under way."""
 
 _NAMED = 3
 
@@ -21,6 +26,16 @@ class Ledger:
     def __init__(self, kept: int = KEPT_REQUESTS) -> None:
         self._kept = kept
         self._accounts: OrderedDict[str, RequestAccount] = OrderedDict()
+        self._running: list[Callable[[], RequestAccount]] = []
+
+    @contextmanager
+    def following(self, account: Callable[[], RequestAccount]) -> Iterator[None]:
+        """Within the block the request is under way; `account` is what can be told of it so far."""
+        self._running.append(account)
+        try:
+            yield
+        finally:
+            self._running.remove(account)
 
     def keep(self, account: RequestAccount) -> None:
         self._accounts.pop(account.id, None)
@@ -33,7 +48,8 @@ class Ledger:
         return list(reversed(self._accounts.values()))
 
     def find(self, name: str) -> RequestAccount:
-        """The account with that id, or whose id alone begins so, with or without ``chatcmpl-``; or the `LAST` one.
+        """The account with that id, or whose id alone begins so, with or without ``chatcmpl-``; or the `LAST` one,
+        or the `RUNNING` one.
 
         Raises:
             UnknownRequest: there is none, or several; the message names what is kept.
@@ -42,6 +58,8 @@ class Ledger:
             return self._accounts[name]
         if name == LAST and self._accounts:
             return next(reversed(self._accounts.values()))
+        if name == RUNNING:
+            return self._running_now()
         beginning = name.rpartition("-")[2]
         fitting = [
             account
@@ -53,6 +71,11 @@ class Ledger:
         if fitting:
             raise UnknownRequest(f"{len(fitting)} requests begin with {name!r:.80}: {_listed(fitting)}")
         raise UnknownRequest(f"no request {name!r:.80} is kept here; {self._what_is_kept()}")
+
+    def _running_now(self) -> RequestAccount:
+        if not self._running:
+            raise UnknownRequest("no request is under way")
+        return self._running[-1]()
 
     def _what_is_kept(self) -> str:
         if not self._accounts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ import numpy as np
 from peerllm.engine.span_engine import Hidden
 from peerllm.errors import HopLost, WireError
 from peerllm.generation.hop_link import HopLink, Said, close_links, open_links
+from peerllm.generation.usage import Usage
+from peerllm.giving.books import Books
 from peerllm.wire.chunks import chunks_of
 from peerllm.wire.messages import Message, Open, Step, Want, WireDtype, WireHidden, new_session_id
 from peerllm.wire.tensor import from_wire, to_wire
@@ -30,6 +33,7 @@ class Recomputer:
     fingerprint: str
     wire_dtype: WireDtype
     open_s: float
+    books: Books | None = None
 
     async def through(
         self, visits: Sequence[Visit], inputs: Hidden, addresses: Mapping[PeerId, tuple[str, ...]]
@@ -57,20 +61,26 @@ class Recomputer:
             next=None,
             next_addresses=(),
         )
-        links = await open_links([(visit.peer_id, addresses, opening)], self.transport, heard, self.open_s)
+        wanted = [(visit.peer_id, addresses, opening)]
+        links = await open_links(wanted, self.transport, heard, self.open_s, self.books)
+        usage = Usage(links.values())
         try:
-            return await _pushed(links[visit.peer_id], to_wire(inputs, self.wire_dtype), heard)
+            began = time.perf_counter()
+            rows = await _pushed(links[visit.peer_id], to_wire(inputs, self.wire_dtype), heard, usage)
+            usage.answered(time.perf_counter() - began, ())
+            return rows
         finally:
             await close_links(links.values())
 
 
-async def _pushed(link: HopLink, rows: WireHidden, heard: asyncio.Queue[Said]) -> Hidden:
+async def _pushed(link: HopLink, rows: WireHidden, heard: asyncio.Queue[Said], usage: Usage) -> Hidden:
     outputs: list[Hidden] = []
     in_flight = 0
     for number, (first, chunk) in enumerate(chunks_of(rows), start=1):
         if in_flight == CHUNKS_AHEAD:
             outputs.append(_rows_of(link.peer_id, (await heard.get()).what))
             in_flight -= 1
+        usage.sent(len(chunk), chunk.shape[1], Want.ALL)
         await link.send(Step(number, first, Want.ALL, chunk))
         in_flight += 1
     for _ in range(in_flight):

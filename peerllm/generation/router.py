@@ -19,6 +19,7 @@ from peerllm.generation.chain import Chain, ChainTimings, open_chain
 from peerllm.generation.kept_sessions import KeptSession, KeptSessions
 from peerllm.generation.rounds import Rounds
 from peerllm.generation.route_terms import RouteTerms, Trusted, admitted, strangers
+from peerllm.giving.books import Books
 from peerllm.measured import Measured
 from peerllm.presence import Presence
 from peerllm.wire.messages import WireDtype
@@ -54,10 +55,11 @@ class Router:
         repair_s: float,
         trusted: Trusted = Trusted(),  # noqa: B008 - frozen
         terms: RouteTerms = RouteTerms(),  # noqa: B008 - frozen
+        books: Books | None = None,
     ) -> None:
         """`measured` learns from every answer; `repair_s` is how long one waits for missing blocks to be served.
 
-        Routes go by `terms`, for which `trusted` says whom the owner trusts.
+        Routes go by `terms`, for which `trusted` says whom the owner trusts. `books` count what the hops do.
         """
         self._presence = presence
         self._transport = transport
@@ -67,6 +69,7 @@ class Router:
         self._repair_s = repair_s
         self._trusted = trusted
         self._terms = terms
+        self._books = books
 
     def under(self, terms: RouteTerms) -> Router:
         """This router for answers that go by these terms."""
@@ -81,6 +84,7 @@ class Router:
             repair_s=self._repair_s,
             trusted=self._trusted,
             terms=terms,
+            books=self._books,
         )
 
     def name_of(self, peer: PeerId) -> str:
@@ -253,6 +257,7 @@ class Router:
             wire_dtype=self._wire_dtype,
             timings=self._timings,
             spare=lambda peer: self._could_do_without(peer, route.fingerprint, route.blocks, tokens),
+            books=self._books,
         )
 
     def _could_do_without(self, peer: PeerId, fingerprint: str, blocks: int, tokens: int) -> bool:

@@ -22,6 +22,7 @@ from peerllm.generation.chain import Chain
 from peerllm.generation.claim import Claim, ClaimTaker, Contradiction
 from peerllm.generation.recomputing import Recomputer
 from peerllm.generation.session import Ending, closes
+from peerllm.giving.books import Books
 from peerllm.measured import Measured
 from peerllm.presence import Presence
 from peerllm.wire.messages import WireDtype
@@ -73,8 +74,12 @@ class SpotChecks:
         wire_dtype: WireDtype,
         rng: Random,
         timings: SpotCheckTimings = SpotCheckTimings(),
+        books: Books | None = None,
     ) -> None:
-        """`probability` is that of an answer to be checked; `measured` learns whom not to ask."""
+        """`probability` is that of an answer to be checked; `measured` learns whom not to ask.
+
+        `books` count the witnesses' work.
+        """
         self._presence = presence
         self._transport = transport
         self._measured = measured
@@ -83,6 +88,7 @@ class SpotChecks:
         self._wire_dtype = wire_dtype
         self._rng = rng
         self._timings = timings
+        self._books = books
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
         measured.note_quarantine(findings.quarantined())
@@ -173,7 +179,7 @@ class SpotChecks:
 
     async def _testimony(self, visits: Sequence[Visit], claim: Claim, fingerprint: str) -> _Testimony | None:
         """None if they cannot be asked, or not in time: that says nothing of anybody."""
-        recomputer = Recomputer(self._transport, fingerprint, self._wire_dtype, self._timings.open_s)
+        recomputer = Recomputer(self._transport, fingerprint, self._wire_dtype, self._timings.open_s, self._books)
         addresses = {record.peer_id: record.addresses for record in self._presence.view().records}
         try:
             async with asyncio.timeout(self._timings.recompute_s):

@@ -52,6 +52,9 @@ _TYPES: dict[int, type[Message]] = {
     19: messages.Digested,
     20: messages.Rest,
     21: messages.Extend,
+    22: messages.Receipt,
+    23: messages.Countersigned,
+    24: messages.Contested,
 }
 _CODES = {kind: code for code, kind in _TYPES.items()}
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _TYPES.values()}
@@ -63,6 +66,11 @@ _NO_ROWS = b""
 def frame_bytes(*, timings: int) -> int:
     """What a step with so many timings takes beside its rows."""
     return _HEADER.size + _STEP.size + timings * _TIMING.size
+
+
+def step_bytes(step: Step) -> int:
+    """What the step takes on the wire."""
+    return frame_bytes(timings=len(step.timings)) + step.hidden.nbytes
 
 
 def encode(message: Message) -> tuple[bytes, memoryview | bytes]:

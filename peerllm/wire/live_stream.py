@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from peerllm.errors import BadFrame, PeerGone, WireError
+from peerllm.wire.bandwidth import Bandwidth
 from peerllm.wire.codec import FrameDecoder, encode
 from peerllm.wire.messages import Message, Ping, Pong, Step
 from peerllm_swarm.span import PeerId
@@ -56,17 +57,21 @@ class StreamTimings:
 class LiveStream(asyncio.Protocol):
     """Messages to and from `peer_id`. Any task may send; one at a time receives."""
 
-    def __init__(self, writer: asyncio.StreamWriter, peer_id: PeerId, timings: StreamTimings) -> None:
+    def __init__(
+        self, writer: asyncio.StreamWriter, peer_id: PeerId, timings: StreamTimings, bandwidth: Bandwidth | None
+    ) -> None:
         """For `adopt` only."""
         self.peer_id = peer_id
         self._writer = writer  # kept: a forgotten StreamWriter closes its transport
         self._transport = cast(asyncio.Transport, writer.transport)
         self._timings = timings
+        self._bandwidth = bandwidth
         self._loop = asyncio.get_running_loop()
         self._decoder = FrameDecoder()
         self._inbox: deque[Message] = deque()
         self._inbox_bytes = 0
         self._reading = True
+        self._resting: asyncio.TimerHandle | None = None  # until when the bandwidth lets nothing be read
         self._error: WireError | None = None
         self._receiver: asyncio.Future[None] | None = None
         self._writable = asyncio.Event()
@@ -87,11 +92,15 @@ class LiveStream(asyncio.Protocol):
         writer: asyncio.StreamWriter,
         peer_id: PeerId,
         timings: StreamTimings = StreamTimings(),
+        bandwidth: Bandwidth | None = None,
     ) -> LiveStream:
-        """Take over a connected pair of asyncio streams, neither of which may be used afterwards."""
+        """Take over a connected pair of asyncio streams, neither of which may be used afterwards.
+
+        All that share a `bandwidth` keep within it together; heartbeats do not count.
+        """
         if writer.is_closing():
             raise PeerGone(f"{peer_id} closed the stream at once")
-        stream = cls(writer, peer_id, timings)
+        stream = cls(writer, peer_id, timings, bandwidth)
         writer.transport.set_protocol(stream)
         reader.feed_eof()  # ours, not the peer's: makes the read return what has arrived so far, without waiting
         if early := await reader.read():
@@ -104,12 +113,15 @@ class LiveStream(asyncio.Protocol):
         return self._rtt_ms
 
     async def send(self, message: Message) -> None:
-        """Hand over one message; waits only while the peer does not keep up.
+        """Hand over one message; waits only while the peer does not keep up, or for its turn in the bandwidth.
 
         Raises:
             PeerGone: the stream is broken, or the peer took nothing for `StreamTimings.stall_s`.
         """
-        self._write(message)
+        head, payload = encode(message)
+        if self._bandwidth is not None and self._bandwidth.up.limited:
+            await self._bandwidth.up.turn(len(head) + len(payload))
+        self._write(head, payload)
         if not self._writable.is_set():
             await self._drain()
 
@@ -142,7 +154,7 @@ class LiveStream(asyncio.Protocol):
         stamp = _now_us()
         while stamp in self._pings or stamp == self._ping_stamp:
             stamp += 1
-        self._write(Ping(stamp))
+        self._write(*encode(Ping(stamp)))
         answered = self._pings[stamp] = self._loop.create_future()
         try:
             return await answered
@@ -197,6 +209,8 @@ class LiveStream(asyncio.Protocol):
         except BadFrame as error:
             self._break(error)
             self._transport.abort()
+        if self._bandwidth is not None and (rest_s := self._bandwidth.down.pause_s(len(data))):
+            self._rest(rest_s)
 
     def eof_received(self) -> None:
         """Half-open streams have no use here: returning None closes the transport."""
@@ -214,10 +228,9 @@ class LiveStream(asyncio.Protocol):
 
     # Sending.
 
-    def _write(self, message: Message) -> None:
+    def _write(self, head: bytes, payload: bytes | memoryview) -> None:
         if self._error is not None:
             raise PeerGone(str(self._error))
-        head, payload = encode(message)
         if len(payload) <= _JOIN_BYTES:
             self._transport.write(b"".join((head, payload)))
         else:
@@ -240,7 +253,7 @@ class LiveStream(asyncio.Protocol):
         match message:
             case Ping(stamp=stamp):
                 if self._error is None and self._writable.is_set():
-                    self._write(Pong(stamp))
+                    self._write(*encode(Pong(stamp)))
             case Pong(stamp=stamp):
                 self._note_rtt(stamp)
             case _:
@@ -256,11 +269,21 @@ class LiveStream(asyncio.Protocol):
         return message
 
     def _limit_reading(self) -> None:
-        full = self._inbox_bytes > INBOX_BYTES or len(self._inbox) > INBOX_MESSAGES
+        full = self._inbox_bytes > INBOX_BYTES or len(self._inbox) > INBOX_MESSAGES or self._resting is not None
         if full == self._reading and self._error is None:
             self._reading = not full
             self._heard_at = self._loop.time()
             (self._transport.pause_reading if full else self._transport.resume_reading)()
+
+    def _rest(self, rest_s: float) -> None:
+        """Read nothing for so long, which in the end holds back whoever sends."""
+        if self._error is None and self._resting is None:
+            self._resting = self._loop.call_later(rest_s, self._read_on)
+            self._limit_reading()
+
+    def _read_on(self) -> None:
+        self._resting = None
+        self._limit_reading()
 
     def _wake_receiver(self) -> None:
         if self._receiver is not None and not self._receiver.done():
@@ -294,7 +317,7 @@ class LiveStream(asyncio.Protocol):
             return
         if self._writable.is_set():  # else bytes still wait to leave, and are the sign of life themselves
             self._ping_stamp = _now_us()
-            self._write(Ping(self._ping_stamp))
+            self._write(*encode(Ping(self._ping_stamp)))
         self._next_look = min(now + self._timings.ping_s, self._heard_at + self._timings.silence_s)
         self._timer = self._loop.call_at(self._next_look, self._look_after)
 
@@ -303,6 +326,8 @@ class LiveStream(asyncio.Protocol):
         if self._error is None:
             self._error = error
         self._timer.cancel()
+        if self._resting is not None:
+            self._resting.cancel()
         self._writable.set()
         self._wake_receiver()
         for asked in self._pings.values():

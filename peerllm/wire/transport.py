@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from peerllm.errors import PeerGone, WireError
+from peerllm.wire.bandwidth import Bandwidth
 from peerllm.wire.live_stream import LiveStream, StreamTimings
 from peerllm_swarm.errors import NotAMember, Unreachable
 from peerllm_swarm.p2p import connect, open_stream
@@ -75,11 +76,13 @@ class Libp2pTransport:
         timings: StreamTimings = StreamTimings(),  # noqa: B008 - frozen
         *,
         streams_per_peer: int = STREAMS_PER_PEER,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
-        """`p2p` stays the caller's to shut down, after `close`."""
+        """`p2p` stays the caller's to shut down, after `close`; `bandwidth` holds for what others ask of this peer."""
         self._p2p = p2p
         self._timings = timings
         self._streams_per_peer = streams_per_peer
+        self._bandwidth = bandwidth
         self._handlers: dict[str, StreamHandler] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._served = Counter[PeerId]()
@@ -107,7 +110,8 @@ class Libp2pTransport:
             raise PeerGone(f"{peer_id} is not trusted: {error}") from error
         except (Unreachable, OSError, EOFError) as error:
             raise PeerGone(f"{peer_id} cannot be reached: {error}") from error
-        return await LiveStream.adopt(reader, writer, peer_id, self._timings)
+        bandwidth = self._lent_to(peer_id) if protocol == PUSH_PROTOCOL else None
+        return await LiveStream.adopt(reader, writer, peer_id, self._timings, bandwidth)
 
     async def serve(self, protocol: str, handler: StreamHandler) -> None:
         async def accept(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -131,6 +135,10 @@ class Libp2pTransport:
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
+
+    def _lent_to(self, peer_id: PeerId) -> Bandwidth | None:
+        """What streams of others' sessions keep within; what this peer sends itself takes nothing of the line."""
+        return None if peer_id == self.peer_id else self._bandwidth
 
     async def _open_to_self(self, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """libp2p does not dial itself, but a route may lead through the asker's own span."""
@@ -168,7 +176,7 @@ class Libp2pTransport:
     ) -> None:
         """One stream of a peer's, from its first message to its end."""
         try:
-            stream = await LiveStream.adopt(reader, writer, peer_id, self._timings)
+            stream = await LiveStream.adopt(reader, writer, peer_id, self._timings, self._lent_to(peer_id))
             try:
                 await handler(stream)
             finally:

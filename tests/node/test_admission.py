@@ -49,6 +49,13 @@ def test_of_two_that_hold_as_many_the_first_to_ask_goes_first() -> None:
     assert retry_after_s(THIRD, {MODEST: 1}, waiting.admitted(MODEST), 1, [], 0.6) is None
 
 
+def test_the_machines_own_answer_goes_before_everybody_who_waits() -> None:
+    waiting = Waiting().refused(MODEST, 1.0, 0.0).refused(THIRD, 1.0, 0.1)
+    assert retry_after_s(THIRD, {THIRD: 2}, waiting, 1, [], 0.5, own=THIRD) is None
+    assert retry_after_s(MODEST, {THIRD: 2}, waiting, 1, [], 0.5, own=THIRD) is not None
+    assert retry_after_s(THIRD, {}, waiting, 0, [3.0, 0.7], 0.5, own=THIRD) == 0.7  # a slot cannot be made
+
+
 def test_who_does_not_ask_again_loses_its_place() -> None:
     waiting = Waiting().refused(MODEST, 1.0, 0.0)
     after = 1.0 + GRACE_S + 0.01

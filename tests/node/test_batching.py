@@ -43,6 +43,17 @@ def test_many_decoding_sessions_of_one_asker_let_the_others_go_on() -> None:
     assert sum(taken) == DECODES_BESIDE_OTHERS + 1
 
 
+def test_own_prompts_have_the_room_first() -> None:
+    assert choose_rows([1000, 40, 1000], "abc", own="b") == [ROWS_PER_STEP // 2 - 20, 40, ROWS_PER_STEP // 2 - 20]
+    assert choose_rows([1000, 1000], "ab", own="b") == [0, ROWS_PER_STEP]
+    assert choose_rows([1, 1000, 1000], "abc", own="c") == [1, 0, ROWS_BESIDE_DECODE]
+
+
+def test_all_own_tokens_go_into_a_step_that_others_wait_for_too() -> None:
+    assert choose_rows([1] * 10, "a" * 9 + "b", own="a") == [1] * 10
+    assert sum(choose_rows([1] * 10, "a" * 9 + "b", own="b")) == DECODES_BESIDE_OTHERS + 1
+
+
 Sessions = st.lists(st.tuples(st.integers(1, 5000), st.sampled_from("abcde")), min_size=1, max_size=60)
 
 

@@ -11,6 +11,8 @@ from peerllm.wire.messages import (
     Attach,
     Attached,
     Close,
+    Contested,
+    Countersigned,
     Digest,
     Digested,
     Extend,
@@ -23,6 +25,7 @@ from peerllm.wire.messages import (
     Ping,
     Pong,
     Recall,
+    Receipt,
     RefusalCode,
     Refused,
     Rest,
@@ -35,6 +38,7 @@ from peerllm.wire.messages import (
     WireDtype,
     new_session_id,
 )
+from peerllm.wire.receipt_messages import RECEIPT_BYTES, SIGNATURE_BYTES
 from peerllm_swarm.span import PeerId
 from tests.support.streams import same, step
 
@@ -64,6 +68,9 @@ EVERY_MESSAGE: list[Message] = [
     Digested(bytes(range(16))),
     Rest(),
     Extend(40, 17, 4096),
+    Receipt(bytes(range(RECEIPT_BYTES)), bytes(SIGNATURE_BYTES)),
+    Countersigned(bytes(range(SIGNATURE_BYTES))),
+    Contested("900 tokens claimed, 300 sent"),
 ]
 
 

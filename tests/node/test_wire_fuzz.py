@@ -96,7 +96,7 @@ def test_random_bytes(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(CASES_PER_SEED):
         body = rng.randbytes(rng.randint(0, 64))
-        header = struct.pack("<BBHI", 0xB1, rng.randint(0, 13), 0, rng.choice((len(body), rng.randint(0, 80))))
+        header = struct.pack("<BBHI", 0xB1, rng.randint(0, 26), 0, rng.choice((len(body), rng.randint(0, 80))))
         _check(rng.choice((body, header + body)), rng)
 
 
@@ -140,7 +140,7 @@ values = st.recursive(
 
 
 @_settings(1500)
-@given(st.integers(1, 12), st.lists(values, max_size=10) | values)
+@given(st.integers(1, 24), st.lists(values, max_size=10) | values)
 def test_control_bodies_of_any_values(code: int, body: Any) -> None:
     packed = msgpack.packb(body) or b""
     _decoded([struct.pack("<BBHI", 0xB1, code, 0, len(packed)) + packed])
@@ -189,7 +189,7 @@ def test_no_input_makes_the_decoder_hold_more_than_a_frame() -> None:
     frame = struct.pack("<BBHI", 0xB1, 6, 0, MAX_STEP_BYTES) + bytes(MAX_STEP_BYTES)
     bombs = [
         struct.pack("<BBHI", 0xB1, code, 0, len(body)) + body
-        for code in range(1, 13)
+        for code in range(1, 25)
         for body in (b"\xdd\x7f\xff\xff\xff", b"\xdf\x7f\xff\xff\xff", b"\xc6\x7f\xff\xff\xff", b"\x91" * 16000)
     ]
     tracemalloc.start()

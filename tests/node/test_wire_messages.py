@@ -10,6 +10,8 @@ from peerllm.wire.messages import (
     At,
     Attach,
     Close,
+    Contested,
+    Countersigned,
     Digest,
     Digested,
     Extend,
@@ -21,6 +23,7 @@ from peerllm.wire.messages import (
     Opened,
     Ping,
     Recall,
+    Receipt,
     RefusalCode,
     Refused,
     Resume,
@@ -32,6 +35,7 @@ from peerllm.wire.messages import (
     WireDtype,
     new_session_id,
 )
+from peerllm.wire.receipt_messages import RECEIPT_BYTES, SIGNATURE_BYTES
 from peerllm_swarm.span import PeerId
 
 OPEN = Open(
@@ -46,6 +50,7 @@ OPEN = Open(
     next_addresses=("/ip4/10.0.0.2/tcp/7338",),
 )
 RESUME = Resume(5, 9, None, PeerId("12D3KooWNext"), ("/ip4/10.0.0.2/tcp/7338",), 0)
+RECEIPT = Receipt(bytes(RECEIPT_BYTES), bytes(SIGNATURE_BYTES))
 STEP = Step(1, 0, Want.LAST, np.zeros((2, 8), np.float16), ((10, 20),))
 
 
@@ -118,6 +123,13 @@ STEP = Step(1, 0, Want.LAST, np.zeros((2, 8), np.float16), ((10, 20),))
         (Extend(3, 9, 64), {"after": 1 << 32}),
         (Extend(3, 9, 64), {"tokens": True}),
         (Digested(bytes(16)), {"digest": "0123456789abcdef"}),
+        (RECEIPT, {"body": RECEIPT.body[1:]}),
+        (RECEIPT, {"body": RECEIPT.body + b"\0"}),
+        (RECEIPT, {"body": "0" * RECEIPT_BYTES}),
+        (RECEIPT, {"signature": bytes(63)}),
+        (Countersigned(bytes(64)), {"signature": b""}),
+        (Countersigned(bytes(64)), {"signature": None}),
+        (Contested(""), {"reason": b"bytes"}),
     ],
 )
 def test_nonsense_is_refused_when_built(message: Message, change: dict[str, Any]) -> None:
