@@ -28,7 +28,7 @@ def main(orders: Path) -> int:
         return DamagedEngine(engine, lambda: Damage.read(orders)), load_s
 
     configure_log(locations().log_file, stderr=True)
-    return daemon.run(read_config().config, load)
+    return daemon.run(read_config(), load)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from peerllm.engine.llama_callback import BlockTap
 from peerllm.engine.llama_library import llama_library, recent_errors
 from peerllm.engine.span_engine import Hidden
-from peerllm.engine.threads import MeasuredThreads
+from peerllm.engine.thread_cap import ThreadCap
+from peerllm.engine.threads import StepThreads
 from peerllm.errors import BadModelFile, EngineError, NoMemory
 
 GRAPH_ROWS = 48
@@ -60,17 +61,24 @@ class RowBatch:
 class LlamaContext:
     """Weights of one GGUF and a KV cache for several sequences; belongs to one thread."""
 
-    def __init__(self, api: Any, model: Any, context: Any, threads: int) -> None:
+    def __init__(self, api: Any, model: Any, context: Any, threads: StepThreads) -> None:
         self._api = api
         self._model = model
         self._context = context
         self._memory = api.llama_get_memory(context)
         self._threads = threads
-        self._measured = None if threads else MeasuredThreads()
+        self._used = 0
 
     @classmethod
     def open(
-        cls, path: Path, *, sequences: int, tokens: int, threads: int, tap: BlockTap | None = None
+        cls,
+        path: Path,
+        *,
+        sequences: int,
+        tokens: int,
+        threads: int,
+        cap: ThreadCap | None = None,
+        tap: BlockTap | None = None,
     ) -> LlamaContext:
         """Load `path` with a KV cache (float16) for `tokens` in all sequences together.
 
@@ -78,6 +86,7 @@ class LlamaContext:
 
         Args:
             threads: 0 finds out while computing how many are fastest.
+            cap: never more than this, obeyed from one step to the next.
         Raises:
             EngineUnavailable: llama.cpp is not installed.
             BadModelFile: llama.cpp refuses the file.
@@ -100,7 +109,7 @@ class LlamaContext:
         if context is None:
             api.llama_model_free(model)
             raise NoMemory(f"no memory for a KV cache of {tokens} tokens beside {path.name}: {recent_errors()}")
-        return cls(api, model, context, threads)
+        return cls(api, model, context, StepThreads(threads, cap))
 
     @property
     def weights_bytes(self) -> int:
@@ -114,20 +123,18 @@ class LlamaContext:
     @property
     def may_split(self) -> bool:
         """Is there more than one thread over which a row's attention could be split?"""
-        return self._threads > 1 or self._measured is not None
+        return self._threads.may_be_several
 
     def decode(self, batch: RowBatch, blocks: int) -> None:
         """Run the batch through `blocks` of the file's blocks; raises `EngineError`."""
         if self._context is None:
             raise EngineError("this engine was shut down")
         rows, started = batch.struct.n_tokens, time.monotonic()
-        if self._measured:
-            self._use(self._measured.threads(rows))
+        self._use(self._threads.threads(rows))
         status = self._api.llama_decode(self._context, batch.struct)
         if status:
             raise EngineError(f"llama.cpp could not compute {rows} rows ({status}): {recent_errors()}")
-        if self._measured:
-            self._measured.observe_step(rows, (time.monotonic() - started) / blocks)
+        self._threads.observe_step(rows, (time.monotonic() - started) / blocks)
 
     def logits(self, into: NDArray[np.float32]) -> None:
         """Copy the last batch's logits, ``[T, V]``."""
@@ -165,8 +172,7 @@ class LlamaContext:
 
     def set_threads(self, threads: int) -> None:
         """Use so many threads from the next step on; 0 as in `open`."""
-        self._measured = None if threads else self._measured or MeasuredThreads()
-        self._use(threads or 1)
+        self._threads = StepThreads(threads, self._threads.cap)
 
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
@@ -176,8 +182,8 @@ class LlamaContext:
             self._context = self._model = self._memory = None
 
     def _use(self, threads: int) -> None:
-        if threads != self._threads and self._context is not None:
-            self._threads = threads
+        if threads != self._used:
+            self._used = threads
             self._api.llama_set_n_threads(self._context, threads, threads)
 
 

@@ -17,6 +17,7 @@ from peerllm.engine.llama_library import llama_library
 from peerllm.engine.ordered_cache import OrderedCache, sequences_for
 from peerllm.engine.slots import Slots
 from peerllm.engine.span_engine import EngineInfo, Hidden, Rows
+from peerllm.engine.thread_cap import ThreadCap
 from peerllm.errors import EngineError
 from peerllm.model.spec import ModelSpec
 from peerllm_swarm.span import BlockSpan
@@ -54,12 +55,15 @@ class LlamaSpan:
         slots: int,
         context_tokens: int,
         threads: int,
+        cap: ThreadCap | None = None,
         use_compiled: bool = True,
     ) -> LlamaSpan:
         """Load what `span_gguf.cut_span` wrote; arguments and errors are those of `LlamaContext.open`."""
         tap = BlockTap(llama_library(), len(span), use_compiled=use_compiled)
         tokens = slots * context_tokens
-        context = LlamaContext.open(path, sequences=sequences_for(slots), tokens=tokens, threads=threads, tap=tap)
+        context = LlamaContext.open(
+            path, sequences=sequences_for(slots), tokens=tokens, threads=threads, cap=cap, tap=tap
+        )
         info = EngineInfo(
             engine="llama",
             dtype=spec.quantisation,

@@ -15,6 +15,7 @@ from peerllm.model.spec import ModelSpec, WeightFormat
 from peerllm_swarm.span import BlockSpan
 
 if TYPE_CHECKING:
+    from peerllm.engine.thread_cap import ThreadCap
     from peerllm.engine.torch_weights import TorchWeights
     from peerllm.model.gguf import GgufFile
     from peerllm.model.progress import Progress
@@ -69,9 +70,12 @@ def load_span(
     slots: int,
     context_tokens: int,
     threads: int,
+    cap: ThreadCap | None = None,
     progress: Progress | None = None,
 ) -> SpanEngine:
     """Fetch and load just the tensors of `span`; whether they fit is asked before, see `budget`.
+
+    `threads` of 0 finds out while computing how many are fastest, never more than `cap` allows at that moment.
 
     Raises:
         EngineUnavailable, UnsupportedModel: see `choose_engine`.
@@ -85,7 +89,9 @@ def load_span(
         from peerllm.model.span_gguf import cut_span
 
         path = cut_span(model, span, progress)
-        return LlamaSpan.load(path, model.spec, span, slots=slots, context_tokens=context_tokens, threads=threads)
+        return LlamaSpan.load(
+            path, model.spec, span, slots=slots, context_tokens=context_tokens, threads=threads, cap=cap
+        )
 
     from peerllm.engine.torch_span import TorchSpan
 
@@ -97,7 +103,8 @@ def load_span(
         device=choose_device(device),
         slots=slots,
         context_tokens=context_tokens,
-        threads=threads or None,
+        threads=threads,
+        cap=cap,
         progress=progress,
     )
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from peerllm.engine.batching import TURN_ROWS, choose_rows
+from peerllm.engine.courtesy import lower_this_thread
 from peerllm.engine.reply import Reply
 from peerllm.engine.span_engine import Hidden, Rows, SpanEngine
 from peerllm.errors import EngineError, EngineFault
@@ -40,6 +41,16 @@ class StepTiming:
 
     queue_us: int
     compute_us: int
+    busy_us: int = 0
+    """The session's part of the engine's time: that of a step is shared out by rows among the sessions in it."""
+
+
+@dataclass(frozen=True)
+class DecodeWork:
+    """Done since the span was loaded, in steps of nothing but single tokens."""
+
+    tokens: int = 0
+    busy_s: float = 0.0
 
 
 @dataclass
@@ -49,6 +60,7 @@ class _Held:
     slot: int
     asker: str
     tokens: int
+    own: bool = False
     steps: int = 0
 
 
@@ -61,6 +73,7 @@ class _Step:
     done: Reply[tuple[Hidden, StepTiming]]
     queued_at: float
     started_at: float = 0.0
+    busy_s: float = 0.0
     taken: int = 0
     outputs: list[Hidden] = field(default_factory=list[Hidden])
 
@@ -75,7 +88,8 @@ class _Step:
 
     def finish(self) -> None:
         now = time.perf_counter()
-        timing = StepTiming(int((self.started_at - self.queued_at) * 1e6), int((now - self.started_at) * 1e6))
+        queue_s, compute_s = self.started_at - self.queued_at, now - self.started_at
+        timing = StepTiming(int(queue_s * 1e6), int(compute_s * 1e6), int(self.busy_s * 1e6))
         hidden = self.outputs[0] if len(self.outputs) == 1 else np.concatenate(self.outputs)
         self.done.give((hidden, timing))
 
@@ -96,13 +110,16 @@ class StepScheduler:
     given twice: a late step of a session that has ended meets nobody else's cache.
     """
 
-    def __init__(self, engine: SpanEngine) -> None:
+    def __init__(self, engine: SpanEngine, *, polite: bool = False) -> None:
+        """`polite`: everything that is not this engine's comes first on this machine."""
         self.engine = engine
+        self._polite = polite
         self._held: dict[int, _Held] = {}
         self._numbers = itertools.count()
         self._inbox: queue.SimpleQueue[_Step | _Call | None] = queue.SimpleQueue()
         self._waiting: dict[int, deque[_Step]] = {}  # by slot, in the order of their turns
         self._decoded_at = -DECODING_S
+        self.work = DecodeWork()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -131,8 +148,10 @@ class StepScheduler:
         """Anything else that needs the engine, between two steps and on its thread."""
         return await self._call(work)
 
-    async def open(self, asker: str = "", tokens: int | None = None) -> int:
+    async def open(self, asker: str = "", tokens: int | None = None, *, own: bool = False) -> int:
         """A slot for a session of that asker's with room for so many tokens, or for all that fits.
+
+        The rows of this machine's `own` sessions go into each step first.
 
         Raises:
             NoSlot: all are taken.
@@ -144,7 +163,7 @@ class StepScheduler:
             opening.add_done_callback(self._give_back)  # the thread may have taken it already
             raise
         number = next(self._numbers)
-        self._held[number] = _Held(slot, asker, self.engine.info.context_tokens if tokens is None else tokens)
+        self._held[number] = _Held(slot, asker, self.engine.info.context_tokens if tokens is None else tokens, own)
         return number
 
     def allow(self, slot: int, tokens: int) -> None:
@@ -213,6 +232,8 @@ class StepScheduler:
             step.done.fail(EngineError("the session went back before its step was run"))
 
     def _run(self) -> None:
+        if self._polite:
+            lower_this_thread()  # before the engine starts its helpers, who inherit it
         try:
             while self._collect():
                 if self._waiting:
@@ -247,6 +268,7 @@ class StepScheduler:
             [step.rows_left for step in first],
             [step.held.asker for step in first],
             decoding=now - self._decoded_at < DECODING_S,
+            own=next((step.held.asker for step in first if step.held.own), None),
         )
         chosen = [(step, count) for step, count in zip(first, taken, strict=True) if count]
         for step, _ in chosen:
@@ -267,9 +289,16 @@ class StepScheduler:
             self._fail(one[0], error)
 
     def _compute(self, chosen: list[tuple[_Step, int]]) -> None:
+        began = time.perf_counter()
+        started = time.perf_counter()
         outputs = self.engine.step([step.slice(count) for step, count in chosen])
+        if all(count == 1 for _, count in chosen):
+            busy_s = time.perf_counter() - started
+            self.work = DecodeWork(self.work.tokens + len(chosen), self.work.busy_s + busy_s)
+        row_s = (time.perf_counter() - began) / sum(count for _, count in chosen)
         for (step, count), hidden in zip(chosen, outputs, strict=True):
             step.taken += count
+            step.busy_s += count * row_s
             step.outputs.append(hidden)
             if not step.rows_left:
                 if len(step.rows.hidden) == 1:

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from statistics import median
 
 import psutil
+
+from peerllm.engine.thread_cap import ThreadCap
 
 TRIAL_STEPS = 6
 """Steps whose median judges a count of threads."""
@@ -37,6 +42,9 @@ SPARE = 0.35
 LOOK_EVERY_S = 1.0
 SEARCH_EVERY_S = 30.0
 
+_OURS = re.compile(r"p2pd|peerllm(\.\w+)*")
+"""`peerllm`, `-m peerllm.cli`, and hivemind's carrier of messages."""
+
 MANY_ROWS = 16
 """From here on a step's time grows with its rows; below, all of them wait for the same weights."""
 
@@ -54,10 +62,34 @@ def limit_spinning() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
-class MeasuredThreads:
-    """A `ThreadTuner` at work: this machine's clock, cores and other programs."""
+class StepThreads:
+    """How many threads an engine's next step runs: a fixed number or a measured one, within what is allowed now."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: int, cap: ThreadCap | None = None) -> None:
+        """`wanted` of 0 finds out while computing how many are fastest."""
+        self._wanted = wanted
+        self.cap = cap or ThreadCap()
+        self._measured = None if wanted else MeasuredThreads(self.cap)
+
+    @property
+    def may_be_several(self) -> bool:
+        return self._wanted != 1
+
+    def threads(self, rows: int) -> int:
+        """For the next step, which has so many rows."""
+        return self._measured.threads(rows) if self._measured else self.cap.limit(self._wanted)
+
+    def observe_step(self, rows: int, block_s: float) -> None:
+        """The step just made took `block_s` per block."""
+        if self._measured:
+            self._measured.observe_step(rows, block_s)
+
+
+class MeasuredThreads:
+    """A `ThreadTuner` at work: this machine's clock, cores and other programs, and what its owner allows."""
+
+    def __init__(self, cap: ThreadCap) -> None:
+        self._cap = cap
         self._tuner = ThreadTuner(usable_cores())
         self._others = OtherPrograms()
         self._looked_s = time.monotonic()
@@ -68,6 +100,7 @@ class MeasuredThreads:
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._tuner.observe_load(self._others.cores(now_s - self._looked_s), now_s)
             self._looked_s = now_s
+        self._tuner.cap = self._cap.now
         return self._tuner.threads(rows)
 
     def observe_step(self, rows: int, block_s: float) -> None:
@@ -90,33 +123,38 @@ class ThreadTuner:
     """Turns step times and other programs' load into a number of threads; it reads no clock itself."""
 
     def __init__(self, cores: int) -> None:
+        self.cap = 0
+        """Never more than this, whatever was found out; 0 is no cap."""
         self._cores = max(1, cores)
-        self._room = self._cores
+        self._free = self._cores
         self._kinds: dict[int, _Kind] = {}
 
     def threads(self, rows: int) -> int:
         """For the next step, which has so many rows."""
-        return self._kind(rows).threads
+        return self._capped(self._kind(rows).threads)
 
     def observe_step(self, rows: int, block_s: float, now_s: float) -> None:
         """A step of `rows` took `block_s` per block with the threads that `threads` said."""
         kind = self._kind(rows)
-        threads = kind.threads
+        threads = self._capped(kind.threads)
         step_s = block_s / rows if rows >= MANY_ROWS else block_s
         known = _recent(kind, threads, now_s)
         if _jumped(kind, known, step_s) and threads > 1:
             self._fall_back(kind, _lower(threads), now_s)
             return
         kind.times.setdefault(threads, deque(maxlen=2 * TRIAL_STEPS)).append((now_s, step_s))
-        if len(known) + 1 >= TRIAL_STEPS:
+        if len(known) + 1 >= TRIAL_STEPS and threads == kind.threads:
             self._judge(kind, threads, now_s)
 
     def observe_load(self, others: float, now_s: float) -> None:
         """Other programs use so many cores: make room for them at once, and take it back by trials."""
-        self._room = max(1, min(self._cores, math.floor(self._cores - others + SPARE)))
+        self._free = max(1, min(self._cores, math.floor(self._cores - others + SPARE)))
         for kind in self._kinds.values():
-            if kind.threads > self._room:
-                self._fall_back(kind, self._room, now_s)
+            if kind.threads > self._free:
+                self._fall_back(kind, self._free, now_s)
+
+    def _capped(self, threads: int) -> int:
+        return min(threads, self.cap) if self.cap > 0 else threads
 
     def _kind(self, rows: int) -> _Kind:
         """Steps of one row, of a few, of many: what helps the one can harm the other."""
@@ -130,8 +168,9 @@ class ThreadTuner:
             return
         if lower:
             kind.patience_s = FIRST_PATIENCE_S
-        if now_s >= kind.try_after_s and threads < self._room:
-            kind.threads = min(_higher(threads), self._room)
+        room = self._capped(self._free)
+        if now_s >= kind.try_after_s and threads < room:
+            kind.threads = min(_higher(threads), room)
             kind.times.pop(kind.threads, None)
 
     def _fall_back(self, kind: _Kind, threads: int, now_s: float) -> None:
@@ -147,17 +186,21 @@ class OtherPrograms:
     Neighbours on one machine mostly compute in turn, and where they do not, step times tell.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, search_every_s: float = SEARCH_EVERY_S) -> None:
+        """New processes of peerllm's own are looked for so often while others seem busy."""
+        self._search_every_s = search_every_s
         self._family = _family()  # process -> processor seconds when last seen
         self._searched_s = time.monotonic()
         self._last = self._used()
+        self._latest = 0.0
 
     def cores(self, elapsed_s: float) -> float:
         """On average over the `elapsed_s` since the last call."""
         before, self._last = self._last, self._used()
         cores = max(0.0, (self._last - before) / elapsed_s)
-        if cores > SPARE and time.monotonic() - self._searched_s > SEARCH_EVERY_S and self._found_more():
-            return 0.0  # it may have been those
+        if cores > SPARE and time.monotonic() - self._searched_s > self._search_every_s and self._found_more():
+            return self._latest  # it may have been those
+        self._latest = cores
         return cores
 
     def _found_more(self) -> bool:
@@ -205,9 +248,15 @@ def _family() -> dict[psutil.Process, float]:
     """This process, its children, and other peerllm processes."""
     found = {psutil.Process(), *psutil.Process().children(recursive=True)}
     for process in psutil.process_iter(["cmdline"]):
-        if any("peerllm" in word for word in (process.info["cmdline"] or ())[:4]):
+        if is_peerllm(process.info["cmdline"] or ()):
             found.add(process)
     return {process: _processor_seconds(process, 0.0) for process in found}
+
+
+def is_peerllm(command: Sequence[str]) -> bool:
+    """By the programs that a command line names first: folders on the way to them say nothing."""
+    names = (PurePath(word).name for word in command[:4])
+    return any(_OURS.fullmatch(name) for name in names)
 
 
 def _processor_seconds(process: psutil.Process, before: float) -> float:

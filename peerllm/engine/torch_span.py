@@ -6,6 +6,7 @@ block together; prefills go one session after the other, in chunks that bound th
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from peerllm.engine.budget import prefill_rows
 from peerllm.engine.slots import Slots
 from peerllm.engine.span_engine import EngineInfo, Hidden, Rows
+from peerllm.engine.thread_cap import ThreadCap
+from peerllm.engine.threads import StepThreads
 from peerllm.engine.torch_attention import Place
 from peerllm.engine.torch_cache import SlotCache
 from peerllm.engine.torch_linear import (
@@ -55,7 +58,7 @@ class TorchSpan:
         cache: SlotCache,
         *,
         hidden: int,
-        threads: int | None,
+        threads: StepThreads,
     ) -> None:
         self._info = info
         self._blocks = blocks
@@ -82,12 +85,15 @@ class TorchSpan:
         slots: int,
         context_tokens: int,
         threads: int | None = None,
+        cap: ThreadCap | None = None,
         progress: Progress | None = None,
     ) -> TorchSpan:
         """Fetch, build and fill the blocks of `span`, one tensor at a time.
 
         Args:
-            threads: for arithmetic on the CPU, whichever thread steps the engine; None leaves torch's choice.
+            threads: for arithmetic on the CPU, whichever thread steps the engine; 0 finds out while computing how many
+                are fastest there, None leaves torch's choice.
+            cap: never more than this, obeyed from one step to the next.
         Raises:
             EngineUnavailable: no such device here, or int8 or NF4 where bitsandbytes cannot run.
             BadModelFile: tensors that do not fit the config.
@@ -108,7 +114,8 @@ class TorchSpan:
             kv_bytes=cache.nbytes,
             free_entry=True,
         )
-        return cls(info, blocks, weights, cache, hidden=spec.hidden, threads=threads)
+        wanted = torch.get_num_threads() if threads is None or where.type != "cpu" else threads
+        return cls(info, blocks, weights, cache, hidden=spec.hidden, threads=StepThreads(wanted, cap))
 
     @property
     def info(self) -> EngineInfo:
@@ -119,12 +126,13 @@ class TorchSpan:
 
     def step(self, batch: Sequence[Rows]) -> list[Hidden]:
         self._slots.check(batch)
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)  # OpenMP keeps the number per thread: whoever steps sets it
+        rows, started = sum(len(each.hidden) for each in batch), time.monotonic()
+        torch.set_num_threads(self._threads.threads(rows))  # OpenMP keeps it per thread: whoever steps sets it
         outputs: dict[int, Hidden] = {}
         with torch.inference_mode():
             for together in _groups(batch):
                 outputs.update(self._decode(together) if len(together) > 1 else self._alone(together[0]))
+        self._threads.observe_step(rows, (time.monotonic() - started) / len(self._info.span))
         self._slots.advance(batch)
         return [outputs[rows.slot] for rows in batch]
 
@@ -137,8 +145,8 @@ class TorchSpan:
         self._cache.forget(slot, 0, length)
 
     def set_threads(self, threads: int) -> None:
-        """Use so many threads from the next step on."""
-        self._threads = threads
+        """Use so many threads from the next step on; 0 finds out how many."""
+        self._threads = StepThreads(threads, self._threads.cap)
 
     def shutdown(self) -> None:
         self._blocks.clear()

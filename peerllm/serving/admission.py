@@ -1,7 +1,7 @@
 """Who gets a free slot of a span: a decision over what each asker holds and who else has asked for one.
 
-Whoever holds fewest goes first, and among those whoever has asked first. So an asker may fill a span that nobody
-else wants, and loses what it gives back to the others once they want in.
+The machine's own answers go first. Of the others whoever holds fewest does, and among those whoever has asked first.
+So an asker may fill a span that nobody else wants, and loses what it gives back to the others once they want in.
 
 A value and the ways to a next one. Times are of a clock that never goes back, in seconds.
 """
@@ -64,6 +64,8 @@ def retry_after_s(
     free: int,
     left_s: Sequence[float],
     now: float,
+    *,
+    own: PeerId | None = None,
 ) -> float | None:
     """None if the asker may take a slot now, else the seconds after which there may be one for it.
 
@@ -72,8 +74,9 @@ def retry_after_s(
         waiting: who was refused; `asker` itself may be among them.
         free: slots.
         left_s: of the sessions that run, when each is expected to have ended, as far as that is known.
+        own: the machine that lends the span, if it asks as well.
     """
-    ahead = _ahead(asker, held, waiting, now)
+    ahead = _ahead(asker, held, waiting, now, own)
     if ahead < free:
         return None
     ends = sorted(left_s)
@@ -93,10 +96,10 @@ def first_to_go(resting: Mapping[T, PeerId]) -> T:
     return next(session for session, asker in resting.items() if counts[asker] == most)
 
 
-def _ahead(asker: PeerId, held: Mapping[PeerId, int], waiting: Waiting, now: float) -> int:
+def _ahead(asker: PeerId, held: Mapping[PeerId, int], waiting: Waiting, now: float, own: PeerId | None) -> int:
     """How many others are to have a slot first."""
-    own = waiting.wants.get(asker)
-    since = own.since if own is not None and own.until >= now else now
-    mine = (held.get(asker, 0), since)
+    want = waiting.wants.get(asker)
+    since = want.since if want is not None and want.until >= now else now
+    mine = (asker != own, held.get(asker, 0), since)
     others = ((peer, want) for peer, want in waiting.wants.items() if peer != asker and want.until >= now)
-    return sum(1 for peer, want in others if (held.get(peer, 0), want.since) < mine)
+    return sum(1 for peer, want in others if (peer != own, held.get(peer, 0), want.since) < mine)

@@ -6,12 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
+from peerllm.engine.courtesy import on_thread
 from peerllm.engine.load import fetch_span
+from peerllm.engine.scheduler import DecodeWork
 from peerllm.engine.span_engine import EngineInfo
 from peerllm.errors import PeerllmError, WrongResults
+from peerllm.giving.books import Books
 from peerllm.model.progress import Progress, ProgressEvent
 from peerllm.model.store import StoredModel
 from peerllm.presence import Presence
@@ -23,10 +27,14 @@ from peerllm.serving.contribution import (
     Drained,
     Event,
     Failed,
+    GoOn,
+    Held,
+    LentAnew,
     Loaded,
     Moved,
     Moving,
     Phase,
+    Released,
     SwitchedOff,
     SwitchedOn,
     Warmed,
@@ -35,6 +43,7 @@ from peerllm.serving.contribution import (
 from peerllm.serving.load_meter import LoadMeter, tell_progress
 from peerllm.serving.loaded_span import LoadedSpan, LoadEngine, load_engine
 from peerllm.serving.offer import Offer, Prepared
+from peerllm.serving.spans_in_memory import SpansInMemory
 from peerllm.wire.live_stream import LiveStream
 from peerllm.wire.messages import RefusalCode, Refused
 from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL, Transport
@@ -43,7 +52,7 @@ from peerllm_swarm.errors import SwarmError
 from peerllm_swarm.explanation import PlacementExplanation
 from peerllm_swarm.records import PeerState, SwarmView
 from peerllm_swarm.settle import Timing
-from peerllm_swarm.span import BlockSpan
+from peerllm_swarm.span import BlockSpan, PeerId
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +60,13 @@ T = TypeVar("T")
 
 RETRY_S = 10.0
 """Before choosing or loading is tried again: long enough not to hammer a hub, short enough to be noticed."""
+
+HAND_OVER_S = 0.5
+"""For askers to move on before a pause cuts them off: the owner is to have the machine within 2 s, and whoever is cut
+off replays elsewhere all the same, only later."""
+
+FINISH_S = 3600.0
+"""For running sessions to end by themselves, once the owner wants to stop after them."""
 
 Prepare = Callable[[SwarmView], Awaitable[Prepared]]
 """Opens the model that this machine is to serve in such a swarm, and works out what it can hold of it."""
@@ -75,6 +91,7 @@ class Contributor:
         drain_s: float,
         pace: Pace = Pace(),  # noqa: B008 - frozen
         load_engine: LoadEngine = load_engine,
+        books: Books | None = None,
     ) -> None:
         """`changed` is told every new state, `progress` (from another thread) every part of a download.
 
@@ -92,22 +109,32 @@ class Contributor:
         self._drain_s = drain_s
         self._pace = pace
         self._load_engine = load_engine
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._books = books
+        self._events: asyncio.Queue[tuple[Event, asyncio.Task[None] | None]] = asyncio.Queue()
         self._doing: asyncio.Task[None] | None = None
         self._stored: StoredModel | None = None
         self._on_disk: frozenset[int] = frozenset()
         self._chooser: Chooser | None = None
         self._moving = False  # what `_chooser` has begun goes on once the present span is drained
-        self._loaded: LoadedSpan | None = None
-        self._leaving: set[asyncio.Task[None]] = set()  # spans that were moved away from, with their last sessions
+        self._spans = SpansInMemory()
 
     @property
     def info(self) -> EngineInfo | None:
-        return self._loaded.info if self._loaded else None
+        return self._spans.served.info if self._spans.served else None
 
     @property
     def sessions(self) -> int:
-        return self._loaded.handler.sessions if self._loaded else 0
+        return self._spans.served.handler.sessions if self._spans.served else 0
+
+    @property
+    def askers(self) -> frozenset[PeerId]:
+        """Whose sessions run here now."""
+        return self._spans.served.handler.askers if self._spans.served else frozenset()
+
+    @property
+    def work(self) -> DecodeWork:
+        """Done for others, by the span that is served."""
+        return self._spans.served.work if self._spans.served else DecodeWork()
 
     @property
     def downloaded_bytes(self) -> int:
@@ -118,9 +145,25 @@ class Contributor:
         view = self._presence.view()
         return self._chooser.explain(view) if self._chooser is not None and self.contribution.wanted else None
 
-    def switch(self, on: bool, reason: str = "sharing is off") -> None:
-        """Lend from now on, or stop once running sessions have ended."""
-        self._events.put_nowait(SwitchedOn() if on else SwitchedOff(reason))
+    def switch(self, on: bool, reason: str = "sharing is off", *, finish: bool = False) -> None:
+        """Lend from now on, or stop: hand running sessions over, or (`finish`) let them end by themselves."""
+        self._tell(SwitchedOn() if on else SwitchedOff(reason, finish))
+
+    def hold(self, reason: str) -> None:
+        """Serve nobody until `go_on`; the weights stay in memory."""
+        self._tell(Held(reason))
+
+    def release(self, reason: str) -> None:
+        """Serve nobody until `go_on`, and give the memory back."""
+        self._tell(Released(reason))
+
+    def go_on(self) -> None:
+        """Nothing holds this machine back any more."""
+        self._tell(GoOn())
+
+    def lend_anew(self) -> None:
+        """What may be lent has changed: work out the offer once more and choose a span for it."""
+        self._tell(LentAnew())
 
     async def run(self) -> None:
         """Obey events until cancelled, then drop everything at once (`leave` first for a graceful end)."""
@@ -128,27 +171,35 @@ class Contributor:
         await self._transport.serve(PUSH_PROTOCOL, self._push)
         try:
             while True:
-                self._obey(await self._events.get())
+                event, outcome_of = await self._events.get()
+                if outcome_of in (None, self._doing):  # else of what has been given up meanwhile
+                    self._obey(event)
         finally:
             await self._end_doing()
-            for leaving in list(self._leaving):
-                await _ended(leaving)
-            await self._unload()
+            await self._spans.cut_off()
+            await self._spans.unload()
 
     async def leave(self) -> None:
         """Drain and unload, for a daemon that ends; returns when nothing is served any more."""
         await self._end_doing()
-        if self._loaded is not None:
-            await self._send_away(self._loaded)
-        await asyncio.gather(*self._leaving)
-        await self._unload()
+        if self._spans.served is not None:
+            await self._send_away(self._spans.served, self._drain_s)
+        await self._spans.left()
+        await self._spans.unload()
 
     def measured(self) -> dict[str, Any]:
         """The fields of the record that change by themselves."""
-        return self._loaded.measured() if self._loaded else {}
+        served, paused = self._spans.served, self.contribution.phase is Phase.PAUSED
+        return served.measured() if served is not None and not paused else {}
+
+    def _tell(self, event: Event, outcome_of: asyncio.Task[None] | None = None) -> None:
+        self._events.put_nowait((event, outcome_of))
 
     def _obey(self, event: Event) -> None:
-        self.contribution, action = advance(self.contribution, event)
+        before = self.contribution
+        self.contribution, action = advance(before, event)
+        if action is None and self.contribution == before:
+            return
         log.info("contribution phase=%s reason=%r", self.contribution.phase, self.contribution.reason)
         self._changed(self.contribution)
         if action is not None:
@@ -168,9 +219,13 @@ class Contributor:
             case Action.SERVE:
                 return self._serve()
             case Action.DRAIN:
-                return self._drain()
-            case Action.STOP:
-                return self._stop()
+                return self._drain(self._drain_s)
+            case Action.FINISH:
+                return self._drain(FINISH_S, tell=False)
+            case Action.HOLD:
+                return self._hold()
+            case Action.RELEASE | Action.STOP:
+                return self._release()
 
     async def _carry_out(self, work: Coroutine[Any, Any, Event | None], before: asyncio.Task[None] | None) -> None:
         """Run one action after what was under way has ended; its outcome is the next event."""
@@ -189,17 +244,17 @@ class Contributor:
         finally:
             work.close()
         if event is not None:
-            self._events.put_nowait(event)
+            self._tell(event, asyncio.current_task())
 
     async def _choose(self, delay_s: float) -> Event:
         """Agree with the other peers on a span, or go on with a move."""
-        await self._unload()
+        await self._spans.unload()
         await asyncio.sleep(delay_s)
         moving, self._moving = self._moving, False
         if not moving or self._chooser is None:
             prepared = await self._prepare(self._presence.view())
             self._stored, self.offer = prepared.stored, prepared.offer
-            self._on_disk = await asyncio.to_thread(self._stored.blocks_on_disk)
+            self._on_disk = await on_thread(self._stored.blocks_on_disk, polite=self.offer.polite)
             self._chooser = Chooser(
                 self._presence, self.offer, prepared.lends, self._on_disk, self._timing(), self._pace, Random()
             )
@@ -216,24 +271,25 @@ class Contributor:
 
         telling = asyncio.create_task(tell_progress(self._presence, meter))
         try:
-            self._loaded = await self._load_span(span, progress)
+            self._spans.served = await self._load_span(span, progress)
         finally:
             await _ended(telling)
         return Loaded()
 
     async def _load_span(self, span: BlockSpan, progress: Progress) -> LoadedSpan:
         stored, offer = _known(self._stored), _known(self.offer)
-        return await LoadedSpan.load(stored, offer, span, self._transport, progress, self._load_engine)
+        return await LoadedSpan.load(stored, offer, span, self._transport, progress, self._load_engine, self._books)
 
     async def _warm(self) -> Event:
-        await _known(self._loaded).warm()
+        await _known(self._spans.served).warm()
         return Warmed()
 
     async def _serve(self) -> Event:
         """Announce the span and watch the swarm; returns when this peer has to stop serving it to serve another."""
         chooser, fingerprint = _known(self._chooser), _known(self.offer).fingerprint
+        _known(self._spans.served).handler.reopen()
         while True:
-            loaded = _known(self._loaded)
+            loaded = _known(self._spans.served)
             await chooser.publish(
                 PeerState.ONLINE,
                 loaded.info.span,
@@ -260,13 +316,9 @@ class Contributor:
     async def _instead(self, relocation: Relocation) -> Event:
         """Fetch what the other span needs while this one still serves."""
         if relocation.span is not None:
-            await asyncio.to_thread(
-                fetch_span,
-                _known(self._stored),
-                relocation.span,
-                engine=_known(self.offer).engine,
-                progress=self._progress,
-            )
+            stored, offer = _known(self._stored), _known(self.offer)
+            fetch = partial(fetch_span, stored, relocation.span, engine=offer.engine, progress=self._progress)
+            await on_thread(fetch, polite=offer.polite)
             self._moving = True
         return Moving(relocation.reason)
 
@@ -274,73 +326,59 @@ class Contributor:
         """Load the other span while this one serves, then let its last sessions end."""
         loaded = await self._load_span(span, self._progress)
         await loaded.warm()
-        left, self._loaded = _known(self._loaded), loaded
-        leaving = asyncio.create_task(_left(left, self._drain_s))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
-        self._events.put_nowait(Moved(span))
+        self._spans.move_to(loaded, self._drain_s)
+        self._tell(Moved(span))
 
-    async def _drain(self) -> Event:
-        await self._send_away(_known(self._loaded))
-        await self._stop()
+    async def _drain(self, within_s: float, *, tell: bool = True) -> Event:
+        await self._send_away(_known(self._spans.served), within_s, tell=tell)
+        await self._spans.unload()
+        await self._publish_idle()
         return Drained()
 
-    async def _send_away(self, span: LoadedSpan) -> None:
-        """End or move all sessions; the askers hear of it at once, however long the record takes to spread."""
-        await asyncio.gather(self._presence.publish(state=PeerState.DRAINING), span.handler.drain(self._drain_s))
-
-    async def _stop(self) -> None:
-        await self._unload()
+    async def _hold(self) -> None:
+        """Hand all sessions over at once; whoever wants one later is turned away."""
+        self._moving = False
+        await asyncio.gather(self._send_away(_known(self._spans.served), HAND_OVER_S), self._spans.cut_off())
         await self._publish_idle()
 
-    async def _unload(self) -> None:
-        loaded, self._loaded = self._loaded, None
-        if loaded is not None:
-            await loaded.unload()
+    async def _release(self) -> None:
+        self._moving = False
+        if self._spans.served is not None and self.contribution.wanted:
+            await self._send_away(self._spans.served, HAND_OVER_S)
+        await self._spans.cut_off()
+        await self._spans.unload()
+        await self._publish_idle()
+
+    async def _send_away(self, span: LoadedSpan, within_s: float, *, tell: bool = True) -> None:
+        """End or move all sessions; the askers hear of it at once, however long the record takes to spread."""
+        await asyncio.gather(self._presence.publish(state=PeerState.DRAINING), span.handler.drain(within_s, tell=tell))
 
     async def _end_doing(self) -> None:
         doing, self._doing = self._doing, None
         await _ended(doing)
 
     async def _publish_idle(self) -> None:
-        await self._presence.publish(
-            state=PeerState.IDLE,
-            span=None,
-            model="",
-            fingerprint="",
-            blocks=0,
-            capacity_blocks=0,
-            slots_free=0,
-            lends=self._presence.record.lends if self.contribution.wanted else (),
-            loaded=0.0,
-            load_left_s=0.0,
-            moving_until=0.0,
-            plan=(),
-        )
+        wanted = self.contribution.wanted and self.contribution.phase is not Phase.PAUSED
+        await self._presence.publish_idle(lends=self._presence.record.lends if wanted else ())
 
     async def _session(self, stream: LiveStream) -> None:
-        if self._loaded is None or self.contribution.phase is Phase.WARMING:
+        if self._spans.served is None or self.contribution.phase in (Phase.WARMING, Phase.PAUSED):
             await self._turn_away(stream)
         else:
-            await self._loaded.handler.serve_session(stream)
+            await self._spans.served.handler.serve_session(stream)
 
     async def _push(self, stream: LiveStream) -> None:
-        if self._loaded is None:
+        if self._spans.served is None:
             await self._turn_away(stream)
         else:
-            await self._loaded.handler.serve_push(stream)
+            await self._spans.served.handler.serve_push(stream)
 
     async def _turn_away(self, stream: LiveStream) -> None:
         phase = self.contribution.phase
-        await stream.send(Refused(RefusalCode.LOADING, f"no span is served here now ({phase})", retry_after_s=1.0))
-
-
-async def _left(span: LoadedSpan, drain_s: float) -> None:
-    """Free a span that is served no more once its sessions have ended or moved."""
-    try:
-        await span.handler.drain(drain_s)
-    finally:
-        await span.unload()
+        if phase is Phase.PAUSED:  # why is its owner's business
+            await stream.send(Refused(RefusalCode.DRAINING, "this peer is paused"))
+        else:
+            await stream.send(Refused(RefusalCode.LOADING, f"no span is served here now ({phase})", retry_after_s=1.0))
 
 
 async def _ended(task: asyncio.Task[None] | None) -> None:

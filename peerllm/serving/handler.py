@@ -18,11 +18,13 @@ from functools import partial
 
 from peerllm.engine.scheduler import StepScheduler
 from peerllm.errors import BadFrame, EngineError, NoSlot, PeerGone, Refused, WireError
-from peerllm.serving.admission import UNKNOWN_RETRY_S
+from peerllm.giving.books import Books
+from peerllm.serving.admission import UNKNOWN_RETRY_S, first_to_go
 from peerllm.serving.history import HistoryRoom
 from peerllm.serving.load import RecentWaits
 from peerllm.serving.places import Full, Places
 from peerllm.serving.session import ServedSession
+from peerllm.serving.session_receipts import SessionReceipts
 from peerllm.wire.live_stream import LiveStream
 from peerllm.wire.messages import Attach, Attached, Leaving, Message, Open, RefusalCode, SessionId
 from peerllm.wire.messages import Refused as RefusedMessage
@@ -42,6 +44,10 @@ class HandlerTimings:
     """For reaching the hop behind, and for waiting until the asker has opened what a hop attaches to."""
     goodbye_s: float = 1.0
     """For an asker to take the message that this peer leaves; it stays in the stream's buffer in any case."""
+    own_wait_s: float = 1.0
+    """What this machine's own answers wait for a slot before somebody else's session has to move."""
+    hand_over_s: float = 5.0
+    """For that session to move; then it is cut."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class _Served:
     """A session that has a slot."""
 
     session: ServedSession
+    receipts: SessionReceipts
     stream: LiveStream  # of its asker
     over: asyncio.Event
     given_back: asyncio.Task[None]
@@ -65,15 +72,20 @@ class SpanHandler:
         timings: HandlerTimings = HandlerTimings(),
         *,
         history_bytes: int = 64 << 20,
+        books: Books | None = None,
     ) -> None:
-        """`history_bytes` bounds what is remembered of all sessions together (`History`)."""
+        """`history_bytes` bounds what is remembered of all sessions together (`History`); `books` count for them."""
         self._scheduler = scheduler
         self._fingerprint = fingerprint
         self._transport = transport
         self._timings = timings
+        self._books = books
         self._served: dict[SessionId, _Served] = {}
+        self.settling = 0
+        """Sessions that have ended, and whose askers have yet to sign for them."""
+        self._moving: set[asyncio.Task[None]] = set()  # sessions that leave for an answer of this machine's own
         self._opening: set[SessionId] = set()
-        self._places = Places(scheduler.engine.info.slots)
+        self._places = Places(scheduler.engine.info.slots, own=transport.peer_id)
         self._attaching = Counter[PeerId]()
         self._waits = RecentWaits()
         self._history_room = HistoryRoom(history_bytes)
@@ -84,6 +96,11 @@ class SpanHandler:
     def sessions(self) -> int:
         """Those that run; one that rests is in nobody's way."""
         return len(self._running())
+
+    @property
+    def askers(self) -> frozenset[PeerId]:
+        """Whose sessions run."""
+        return frozenset(served.stream.peer_id for served in self._running())
 
     @property
     def resting(self) -> int:
@@ -106,11 +123,12 @@ class SpanHandler:
         if not isinstance(opened, Open):
             raise BadFrame(f"a session begins with Open, not with {type(opened).__name__}")
         try:
-            async with self._admitted(opened, stream) as session:
+            async with self._admitted(opened, stream) as served:
                 try:
-                    await session.run()
+                    await served.session.run()
+                    await self._settle(served)
                 finally:
-                    await session.close()
+                    await served.session.close()
         except Refused as refusal:
             log.info("session refused id=%s code=%s", opened.session.hex()[:8], refusal.code)
             await stream.send(RefusedMessage(RefusalCode(refusal.code), refusal.reason, _again_after_s(refusal)))
@@ -126,31 +144,55 @@ class SpanHandler:
         await stream.send(Attached())
         await session.feed_from(stream)
 
-    async def drain(self, within_s: float) -> None:
-        """Admit nobody any more, tell the askers, give them `within_s` to end or move, then cut the rest."""
+    async def drain(self, within_s: float, *, tell: bool = True) -> None:
+        """Admit nobody any more, tell the askers, give them `within_s` to end or move, then cut the rest.
+
+        An asker that is not told (`tell`) stays until its answer has ended.
+        """
         self._draining = True
         for session in self._places.resting:
             self._send_away(session)
-        await asyncio.gather(*(self._say_goodbye(served.stream, within_s) for served in self._running()))
+        if tell:
+            await asyncio.gather(*(self._say_goodbye(served, within_s) for served in self._running()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s), self._changed:
-                await self._changed.wait_for(lambda: not self._served)
-        await asyncio.gather(*(served.stream.close() for served in self._served.values()))
+                await self._changed.wait_for(lambda: not self._served and not self.settling)
+        await asyncio.gather(*(self._cut(served) for served in self._served.values()))
 
-    async def _say_goodbye(self, stream: LiveStream, within_s: float) -> None:
+    def reopen(self) -> None:
+        """Admit sessions again."""
+        self._draining = False
+
+    async def _say_goodbye(self, served: _Served, within_s: float) -> None:
         with contextlib.suppress(WireError, TimeoutError):
             async with asyncio.timeout(self._timings.goodbye_s):
-                await stream.send(Leaving(within_s))
+                await served.stream.send(Leaving(within_s))
+                await served.receipts.show()
+
+    async def _cut(self, served: _Served) -> None:
+        await served.receipts.settle_before_cut()
+        await served.stream.close()
+
+    async def _settle(self, served: _Served) -> None:
+        """The asker has said goodbye: its slot is free at once, and then it signs for what it got."""
+        served.over.set()
+        self.settling += 1
+        try:
+            await served.receipts.settle()
+        finally:
+            self.settling -= 1
+            await self._notify()
 
     async def _first(self, stream: LiveStream) -> Message:
         async with asyncio.timeout(self._timings.first_frame_s):
             return await stream.receive()
 
     @asynccontextmanager
-    async def _admitted(self, opened: Open, stream: LiveStream) -> AsyncIterator[ServedSession]:
+    async def _admitted(self, opened: Open, stream: LiveStream) -> AsyncIterator[_Served]:
         """A KV slot for the session, given back whatever happens, and as soon as the asker's stream ends."""
         self._refuse(opened)
         slot = await self._take_slot(opened, stream.peer_id)
+        receipts = SessionReceipts(self._books.giving(stream.peer_id, opened) if self._books else None, stream)
         session = ServedSession(
             opened,
             stream,
@@ -162,26 +204,34 @@ class SpanHandler:
             rests=partial(self._rest, opened.session, stream.peer_id),
             wakes=partial(self._wake, opened.session),
             room=self._history_room,
+            receipts=receipts,
         )
         log.info("session opened id=%s span=%d:%d", opened.session.hex()[:8], opened.enter, opened.exit)
         over = asyncio.Event()
         stream.on_end(over.set)
         giving_back = asyncio.create_task(self._give_back(opened.session, stream.peer_id, slot, over))
-        self._served[opened.session] = _Served(session, stream, over, giving_back)
+        self._served[opened.session] = served = _Served(session, receipts, stream, over, giving_back)
         try:
             await self._notify()
-            yield session
+            yield served
         finally:
             over.set()
             await asyncio.shield(giving_back)
 
     async def _take_slot(self, opened: Open, asker: PeerId) -> int:
-        in_the_way = self._places.take(asker, self._left_s(), time.monotonic())
+        now = time.monotonic()
+        try:
+            in_the_way = self._places.take(asker, self._left_s(), now)
+        except Full as full:
+            wait_s = max(full.retry_after_s, self._places.waits_s(asker, now))
+            if asker == self._transport.peer_id and wait_s > self._timings.own_wait_s:
+                self._move_one()
+            raise
         self._opening.add(opened.session)
         try:
             if in_the_way is not None:
                 await asyncio.shield(self._send_away(in_the_way))
-            slot = await self._scheduler.open(asker, opened.tokens)
+            slot = await self._scheduler.open(asker, opened.tokens, own=asker == self._transport.peer_id)
             if self._draining:  # meanwhile: the askers have been told already
                 await asyncio.shield(self._scheduler.close(slot))
                 raise _leaving()
@@ -213,6 +263,29 @@ class SpanHandler:
         served.session.dismiss()
         served.over.set()
         return served.given_back
+
+    def _move_one(self) -> None:
+        """Have a session of somebody else's move, for an answer of this machine's own."""
+        others = {
+            session: served.stream.peer_id
+            for session, served in self._served.items()
+            if served.stream.peer_id != self._transport.peer_id and not self._places.rests(session)
+        }
+        if others and not self._moving:
+            session = first_to_go(others)
+            log.info("session has to move id=%s: this machine needs its slot", session.hex()[:8])
+            moving = asyncio.create_task(self._move(self._served[session]))
+            self._moving.add(moving)
+            moving.add_done_callback(self._moving.discard)
+
+    async def _move(self, served: _Served) -> None:
+        """Over when the session is."""
+        await self._say_goodbye(served, self._timings.hand_over_s)
+        try:
+            async with asyncio.timeout(self._timings.hand_over_s):
+                await served.over.wait()
+        except TimeoutError:
+            await self._cut(served)
 
     async def _give_back(self, session: SessionId, asker: PeerId, slot: int, over: asyncio.Event) -> None:
         """Not only when the session's other streams have been closed, which takes time where a peer is dead."""

@@ -6,14 +6,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from peerllm.engine.budget import history_bytes
+from peerllm.engine.courtesy import on_thread
 from peerllm.engine.load import fetch_span, load_span
-from peerllm.engine.scheduler import StepScheduler
+from peerllm.engine.scheduler import DecodeWork, StepScheduler
 from peerllm.engine.self_test import load_tested
 from peerllm.engine.span_engine import EngineInfo, SpanEngine
+from peerllm.engine.thread_cap import ThreadCap
 from peerllm.engine.throughput import Throughput, measure
+from peerllm.giving.books import Books
 from peerllm.model.progress import Progress
 from peerllm.model.store import StoredModel
 from peerllm.serving.handler import SpanHandler
@@ -34,15 +38,17 @@ log = logging.getLogger(__name__)
 class LoadedSpan:
     """Made by `load`, warmed once, then ready for sessions until `unload`."""
 
-    def __init__(self, engine: SpanEngine, offer: Offer, transport: Transport, load_s: float) -> None:
+    def __init__(
+        self, engine: SpanEngine, offer: Offer, transport: Transport, load_s: float, books: Books | None
+    ) -> None:
         self.info: EngineInfo = engine.info
         self._hidden = offer.spec.hidden
-        self._scheduler = StepScheduler(engine)
+        self._scheduler = StepScheduler(engine, polite=offer.polite)
         self._throughput = Throughput(decode_ms_per_block=0.0, prefill_tps=0.0)
         self._load_s = load_s
         self._block_bytes = offer.spec.span_bytes(engine.info.span) / len(engine.info.span)
         remembered = history_bytes(offer.spec, slots=engine.info.slots, context_tokens=engine.info.context_tokens)
-        self.handler = SpanHandler(self._scheduler, offer.fingerprint, transport, history_bytes=remembered)
+        self.handler = SpanHandler(self._scheduler, offer.fingerprint, transport, history_bytes=remembered, books=books)
 
     @classmethod
     async def load(
@@ -53,6 +59,7 @@ class LoadedSpan:
         transport: Transport,
         progress: Progress,
         load_engine: LoadEngine,
+        books: Books | None = None,
     ) -> LoadedSpan:
         """Fetch and load the span's tensors on a thread; `progress` is called there.
 
@@ -61,10 +68,11 @@ class LoadedSpan:
             EngineError, ModelError: see `peerllm.engine.load.load_span`.
         """
         offer.require_room(span)
-        loading = asyncio.ensure_future(asyncio.to_thread(load_engine, stored, offer, span, progress))
+        work = partial(load_engine, stored, offer, span, progress)
+        loading = asyncio.ensure_future(on_thread(work, polite=offer.polite))
         try:
             engine, load_s = await asyncio.shield(loading)
-            return cls(engine, offer, transport, load_s)
+            return cls(engine, offer, transport, load_s, books)
         except asyncio.CancelledError:
             loading.add_done_callback(_shut_down)  # a thread cannot be cancelled
             raise
@@ -79,6 +87,10 @@ class LoadedSpan:
     def block_ms(self) -> float:
         """Decode, per block and token, as measured when it was warmed."""
         return self._throughput.decode_ms_per_block
+
+    @property
+    def work(self) -> DecodeWork:
+        return self._scheduler.work
 
     def outage(self) -> Outage:
         """What it takes this machine to load another span, by how long this one took."""
@@ -100,7 +112,9 @@ class LoadedSpan:
         await self._scheduler.shutdown()
 
 
-def load_engine(stored: StoredModel, offer: Offer, span: BlockSpan, progress: Progress) -> tuple[SpanEngine, float]:
+def load_engine(
+    stored: StoredModel, offer: Offer, span: BlockSpan, progress: Progress, cap: ThreadCap | None = None
+) -> tuple[SpanEngine, float]:
     """The engine, tested, and how many seconds loading took once all was on this disk."""
     fetch_span(stored, span, engine=offer.engine, progress=progress)
     began = time.monotonic()
@@ -115,6 +129,7 @@ def load_engine(stored: StoredModel, offer: Offer, span: BlockSpan, progress: Pr
             slots=offer.slots,
             context_tokens=offer.context_tokens,
             threads=offer.threads,
+            cap=cap,
             progress=progress,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -14,6 +15,13 @@ from peerllm.errors import NoMemory
 from peerllm.model.spec import ModelSpec
 from peerllm.model.store import StoredModel
 from peerllm_swarm.span import BlockSpan
+
+LeftOver = Callable[[str, str], int | None]
+"""The most bytes that an engine may take on a device now, whatever was lent; None if nothing is known of it."""
+
+
+def unlimited(engine: str, device: str) -> int | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Offer:
     slots: int
     context_tokens: int
     threads: int
+    polite: bool  # in the lowest class of processor and disk
     pinned: BlockSpan | None
 
     @property
@@ -57,12 +66,15 @@ class Prepared:
     lends: tuple[str, ...]
 
 
-def work_out_offer(spec: ModelSpec, config: Config, *, threads: int) -> Offer:
+def work_out_offer(spec: ModelSpec, config: Config, *, threads: int, left_over: LeftOver = unlimited) -> Offer:
     """Raises `EngineUnavailable`, `UnsupportedModel`, or `NoMemory` when not one block fits."""
     lent, engine = config.contribution, config.engine
     dtype = None if engine.dtype == "auto" else engine.dtype
     chosen, chosen_dtype = choose_engine(spec, engine.kind, dtype=dtype, device=engine.device)
-    memory_bytes = lent.memory_bytes or psutil.virtual_memory().available // 2
+    device = "cpu" if chosen == "llama" else choose_device(engine.device)
+    memory_bytes = lent_bytes(config, device)
+    left = left_over(chosen, device)
+    memory_bytes = memory_bytes if left is None else min(memory_bytes, left)
     context_tokens = min(lent.context_tokens, spec.context_tokens)
     capacity = largest_span(
         spec, memory_bytes, engine=chosen, dtype=chosen_dtype, slots=lent.slots, context_tokens=context_tokens
@@ -73,15 +85,23 @@ def work_out_offer(spec: ModelSpec, config: Config, *, threads: int) -> Offer:
         spec=spec,
         engine=chosen,
         dtype=chosen_dtype,
-        device="cpu" if chosen == "llama" else choose_device(engine.device),
+        device=device,
         memory_bytes=memory_bytes,
         capacity_blocks=capacity,
         slots=lent.slots,
         context_tokens=context_tokens,
         threads=threads,
+        polite=engine.priority == "lowest",
         pinned=BlockSpan.parse(lent.span) if lent.span else None,
     )
     if not capacity:
         offer.require_room(BlockSpan(0, 1))
         raise NoMemory(f"not one block of {spec.name} fits into what is lent; raise contribution.memory_bytes")
     return offer
+
+
+def lent_bytes(config: Config, device: str) -> int:
+    """The owner's cap for what is served from that device."""
+    memory_bytes = config.contribution.memory_bytes or psutil.virtual_memory().available // 2
+    gpu_bytes = config.guest.gpu_memory_bytes
+    return min(memory_bytes, gpu_bytes) if gpu_bytes and device != "cpu" else memory_bytes

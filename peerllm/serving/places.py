@@ -26,8 +26,10 @@ class Full(Refused):
 class Places:
     """The slots of one span; times are of a clock that never goes back, in seconds."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, own: PeerId | None = None) -> None:
+        """`own` is this machine itself, whose sessions go before all others."""
         self._slots = slots
+        self._own = own
         self._held = Counter[PeerId]()  # by asker, those included that are being taken or given back
         self._resting: dict[SessionId, PeerId] = {}  # the one that has rested longest comes first
         self._leaving: set[SessionId] = set()  # rested, and are about to give their slots back
@@ -51,6 +53,11 @@ class Places:
         """
         self._admit(asker, left_s, now)
         return first_to_go(self._resting) if self._held.total() + len(self._resting) > self._slots else None
+
+    def waits_s(self, asker: PeerId, now: float) -> float:
+        """How long it has wanted a slot."""
+        want = self._waiting.wants.get(asker)
+        return now - want.since if want is not None else 0.0
 
     def rest(self, session: SessionId, asker: PeerId) -> SessionId | None:
         """That session rests from now on; another one of the same asker's that has to go instead, if it has too many.
@@ -96,7 +103,7 @@ class Places:
 
     def _admit(self, asker: PeerId, left_s: Sequence[float], now: float) -> None:
         free = self._slots - self._held.total()
-        wait_s = retry_after_s(asker, self._held, self._waiting, free, left_s, now)
+        wait_s = retry_after_s(asker, self._held, self._waiting, free, left_s, now, own=self._own)
         if wait_s is not None:
             self._waiting = self._waiting.refused(asker, wait_s, now)
             raise Full(f"all {self._slots} sessions are taken, or others have asked for the next one before", wait_s)

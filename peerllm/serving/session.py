@@ -19,11 +19,14 @@ from peerllm.engine.span_engine import Hidden, Rows
 from peerllm.errors import BadFrame, BadRows, EngineError, EngineFault, PeerGone, Refused, WireError
 from peerllm.serving.history import History, HistoryRoom
 from peerllm.serving.load import Progress, RecentWaits
+from peerllm.serving.session_receipts import SessionReceipts
 from peerllm.wire.chunks import chunks_of
 from peerllm.wire.live_stream import LiveStream
 from peerllm.wire.messages import (
     At,
     Close,
+    Contested,
+    Countersigned,
     Digest,
     Digested,
     Extend,
@@ -68,11 +71,13 @@ class ServedSession:
         rests: Callable[[], None],
         wakes: Callable[[], None],
         room: HistoryRoom,
+        receipts: SessionReceipts,
     ) -> None:
         """`waits` is told how long each step has waited for the engine, `room` holds what was sent.
 
         `told` is called when the asker has named another hop before this one, `rests` when the slot may be given to
-        others, `wakes` when the asker wants it back: it raises `Refused` if others go first.
+        others, `wakes` when the asker wants it back: it raises `Refused` if others go first. `receipts` count what
+        the asker gets.
         """
         self.opened = opened
         self.progress = Progress(opened.tokens)
@@ -84,6 +89,7 @@ class ServedSession:
         self._told = told
         self._rests = rests
         self._wakes = wakes
+        self._receipts = receipts
         self._history = History(room, opened.tokens)
         self._inputs = RowDigests()
         self._previous = opened.previous
@@ -118,6 +124,7 @@ class ServedSession:
 
     async def close(self) -> None:
         """Forget what was sent and end the streams to both neighbours."""
+        self._receipts.close()
         self._history.forget()
         behind, before, self._behind, self._before = self._behind, self._before, None, None
         self._let_go(behind)
@@ -158,6 +165,9 @@ class ServedSession:
                 self._resting = True
                 self._history.rest()
                 self._rests()
+                await self._receipts.show()
+            case Countersigned() | Contested():
+                self._receipts.answered(message)
             case Extend():
                 await self._extend(message)
             case Where():
@@ -186,6 +196,7 @@ class ServedSession:
         except EngineError as error:
             await self._fail(step, self._code_of(error), str(error))
             return
+        self._receipts.computed(step, timing)
         if step.step <= self._void:  # the asker has gone back meanwhile
             return
         now = time.monotonic()
@@ -195,6 +206,7 @@ class ServedSession:
         await self._pass_on(step, hidden, (*step.timings, (timing.queue_us, timing.compute_us)))
         self._inputs.note(step.position, from_wire(step.hidden))
         self._done = step.step
+        await self._receipts.show_if_due()
 
     async def _compute(self, step: Step) -> tuple[Hidden, StepTiming]:
         hidden = from_wire(step.hidden)
@@ -207,14 +219,18 @@ class ServedSession:
         if self._behind is None:
             if not silent:
                 position, wanted = _wanted(step, hidden)
-                await self._asker.send(Step(step.step, position, step.want, to_wire(wanted, dtype), timings))
+                output = Step(step.step, position, step.want, to_wire(wanted, dtype), timings)
+                self._receipts.passes_on(output)
+                await self._asker.send(output)
             return
         rows = to_wire(hidden, dtype)
         self._history.note(step.position, rows)
         if silent:
             return
+        output = Step(step.step, step.position, step.want, rows, timings)
+        self._receipts.passes_on(output)
         try:
-            await self._behind.send(Step(step.step, step.position, step.want, rows, timings))
+            await self._behind.send(output)
         except PeerGone as gone:
             await self._fail(step, FailureCode.NEXT_GONE, str(gone))
 

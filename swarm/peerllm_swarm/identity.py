@@ -124,7 +124,12 @@ def public_key_bytes(peer_id: str) -> bytes | None:
 
 def peer_id_of(key: Ed25519PublicKey) -> PeerId:
     """The libp2p peer id of a public key: base58 of its identity multihash."""
-    return PeerId(base58_encode(_IDENTITY_MULTIHASH + _PUBLIC_HEADER + key.public_bytes_raw()))
+    return peer_id_of_bytes(key.public_bytes_raw())
+
+
+def peer_id_of_bytes(key: bytes) -> PeerId:
+    """The same from the key's 32 bytes; the inverse of `public_key_bytes`."""
+    return PeerId(base58_encode(_IDENTITY_MULTIHASH + _PUBLIC_HEADER + key))
 
 
 def base58_encode(data: bytes) -> str:

@@ -28,6 +28,8 @@ MAX_RTT_ENTRIES = 16
 MAX_PLANNED_MOVES = 10
 MAX_DEMANDED_MODELS = 4
 MAX_LENT_MODELS = 4
+MAX_SPEEDS = 2
+MAX_MODE_LETTERS = 8
 FINGERPRINT_DIGITS = 16
 MAX_TEXT_BYTES = 128
 
@@ -86,6 +88,8 @@ def encode_record(record: PeerRecord, identity: Identity, certificate: bytes = b
         list(record.lends),
         float(record.loaded),
         float(record.load_left_s),
+        record.power,
+        [[mode, float(tokens_per_s), float(watts)] for mode, tokens_per_s, watts in record.speeds],
     ]
     data = seal(body, identity, certificate)
     decode_record(data, swarm=record.swarm, now=record.issued_at)
@@ -222,6 +226,8 @@ def _read_body(fields: _Fields, swarm: str) -> PeerRecord | Withdrawal:
         lends=tuple(_fingerprint(item) for item in fields.items(MAX_LENT_MODELS)) if fields.left else (),
         loaded=min(1.0, fields.measure()) if fields.left else 0.0,
         load_left_s=fields.measure() if fields.left else 0.0,
+        power=_mode(fields.any()) if fields.left else "",
+        speeds=tuple(_speed(item) for item in fields.items(MAX_SPEEDS)) if fields.left else (),
     )
     for span in (record.span, *(span for _, span in record.plan)):
         if span is not None and span.end > record.blocks:
@@ -295,6 +301,18 @@ def _planned_move(value: object) -> tuple[PeerId, BlockSpan]:
 def _demand(value: object) -> tuple[str, float]:
     model, per_minute = _pair(value)
     return _text(model), _measure(per_minute)
+
+
+def _mode(value: object) -> str:
+    if len(text := _text(value)) > MAX_MODE_LETTERS:
+        raise BadRecord(f"a power mode of at most {MAX_MODE_LETTERS} letters expected")
+    return text
+
+
+def _speed(value: object) -> tuple[str, float, float]:
+    if type(value) is not list or len(speed := cast(list[object], value)) != 3:
+        raise BadRecord("a power mode with two measures expected")
+    return _mode(speed[0]), _measure(speed[1]), _measure(speed[2])
 
 
 def _pair(value: object) -> list[object]:

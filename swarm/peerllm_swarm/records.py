@@ -61,6 +61,8 @@ class PeerRecord:
     lends: tuple[str, ...] = ()  # fingerprints of what it may serve, whatever it serves now; at most 4
     loaded: float = 0.0  # how much of the span it loads is there, 0 to 1
     load_left_s: float = 0.0  # until that is all of it, counted from `issued_at`; 0 if unknown
+    power: str = ""  # the mode it works in now: "eco", "turbo", "" if unknown
+    speeds: tuple[tuple[str, float, float], ...] = ()  # by mode: tokens/s through its span, watts or 0; at most 2
 
     def serves(self, fingerprint: str) -> bool:
         return self.state is PeerState.ONLINE and self.fingerprint == fingerprint and self.span is not None
