@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,29 +16,34 @@ from peerllm.api.app import build_app
 from peerllm.api.response_store import ResponseStore
 from peerllm.api.server import ApiServer
 from peerllm.config import Config
+from peerllm.config_sources import LoadedConfig
 from peerllm.engine.threads import limit_spinning
 from peerllm.errors import AlreadyRunning
+from peerllm.file_lock import lock_file
 from peerllm.local import rendezvous
 from peerllm.local.rendezvous import DaemonAddress
 from peerllm.local.schema import ApiStatus
 from peerllm.locations import Locations
 from peerllm.node import Node
-from peerllm.serving.loaded_span import LoadEngine, load_engine
+from peerllm.serving.loaded_span import LoadEngine
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, load_engine: LoadEngine = load_engine) -> int:
-    """Serve until a signal or `peerllm down`; the exit code. `load_engine` makes the engine of every span served."""
+def run(loaded: LoadedConfig, load_engine: LoadEngine | None = None) -> int:
+    """Serve until a signal or `peerllm down`; the exit code.
+
+    `load_engine` makes the engine of every span served, if not the usual one is to.
+    """
     limit_spinning()
     locations = Locations.of()
     locations.create()
     with _only_daemon(locations), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config, locations, load_engine))
+        return runner.run(_serve(loaded, locations, load_engine))
 
 
-async def _serve(config: Config, locations: Locations, load_engine: LoadEngine) -> int:
-    node = Node(config, locations, load_engine)
+async def _serve(loaded: LoadedConfig, locations: Locations, load_engine: LoadEngine | None) -> int:
+    config, node = loaded.config, Node(loaded, locations, load_engine)
     token = rendezvous.create_token(locations)
     responses = _responses(config, locations)
     try:
@@ -83,24 +87,11 @@ def _signals(node: Node) -> Iterator[None]:
 def _only_daemon(locations: Locations) -> Iterator[None]:
     """Hold the home's lock; the system drops it when this process ends, however it ends."""
     with locations.lock_file.open("a+") as lock:
-        try:
-            _lock(lock.fileno())
-        except OSError:
+        if not lock_file(lock):
             raise AlreadyRunning(
                 f"a daemon already runs for {locations.state_dir}; see peerllm status, or stop it with peerllm down"
-            ) from None
+            )
         yield
-
-
-def _lock(file: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

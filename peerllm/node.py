@@ -9,59 +9,48 @@ import os
 import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import peerllm
 from peerllm.api.node_services import ModelCard
 from peerllm.config import Config
+from peerllm.config_sources import LoadedConfig
+from peerllm.engine.thread_cap import ThreadCap
 from peerllm.errors import ModelLoading, PeerllmError, UnknownModel
 from peerllm.findings import Findings
-from peerllm.freshness import keep_fresh
 from peerllm.generation.answer import AnswerEvent
 from peerllm.generation.answer_request import AnswerRequest
 from peerllm.generation.asked_model import AskedModels
 from peerllm.generation.asker import Asker
-from peerllm.generation.chain import ChainTimings
 from peerllm.generation.demand import Demand
 from peerllm.generation.embedding import EmbeddingRequest, Embeddings
-from peerllm.generation.kept_sessions import KeptSessions
 from peerllm.generation.ledger import Ledger
-from peerllm.generation.memory_watch import watch_memory
-from peerllm.generation.model_wait import ModelWait, Room
-from peerllm.generation.route_terms import Trusted
-from peerllm.generation.router import Router
-from peerllm.generation.spot_check import SpotChecks
-from peerllm.lending import Lending
+from peerllm.giving.accounts import Accounts
+from peerllm.guest import Guest
+from peerllm.last_lines import last_lines
 from peerllm.lifecycle import Lifecycle
-from peerllm.links import LinkMeter
 from peerllm.local.accounts import RequestAccount
 from peerllm.local.placement import PlacementAccount
 from peerllm.local.records import SwarmRecords
 from peerllm.local.schema import ApiStatus, ContributionStatus, DirectoryState, Event, PeerInfo, Status, SwarmInfo
 from peerllm.locations import Locations
-from peerllm.measured import Measured
-from peerllm.model.progress import Progress, ProgressEvent
 from peerllm.model.store import ModelStore
-from peerllm.model_cards import model_cards
+from peerllm.model_cards import engines_of, model_cards
 from peerllm.observed import placement_account, swarm_records
-from peerllm.reaching import follow_reach, network_status, once_reachable, outdated
+from peerllm.participation import Household, Participation
+from peerllm.reaching import network_status, outdated
 from peerllm.seen import coverage, peer_rows
-from peerllm.serving.contribution import Contribution, Phase
-from peerllm.serving.contributor import Contributor
 from peerllm.serving.loaded_span import LoadEngine, load_engine
+from peerllm.serving.readers import MachineReader
 from peerllm.swarm_link import SwarmLink, open_swarm_link
 from peerllm.swarms import Swarms
-from peerllm.wire.messages import WireDtype
 from peerllm_swarm.errors import SwarmError
 from peerllm_swarm.host_options import HostOptions
 from peerllm_swarm.invitation_token import is_token
 from peerllm_swarm.multiaddress import Multiaddress
 from peerllm_swarm.records import SwarmView
-from peerllm_swarm.settle import INTERNET, LAN, Timing
-from peerllm_swarm.span import PeerId
 
 log = logging.getLogger(__name__)
 
@@ -71,42 +60,46 @@ RETRY_LINK_S = 5.0
 LEAVE_S = 5.0
 """Beyond `timings.drain_s`: to unload a span and say goodbye."""
 
-_STATE_OF = {
-    Phase.OFF: "idle",
-    Phase.CHOOSING: "joining",
-    Phase.LOADING: "loading",
-    Phase.WARMING: "warming",
-    Phase.SERVING: "serving",
-    Phase.DRAINING: "draining",
-}
-
 
 class Node:
     """`NodeServices` of the running daemon."""
 
-    def __init__(self, config: Config, locations: Locations, load_engine: LoadEngine = load_engine) -> None:
-        self._config = config
-        self._load_engine = load_engine
+    def __init__(self, loaded: LoadedConfig, locations: Locations, load_engine: LoadEngine | None = None) -> None:
+        """`load_engine` makes the engine of every span served, if not the usual one is to."""
+        self._config = config = loaded.config
         self._locations = locations
         self._since = time.time()
         self._api = ApiStatus("", 0)
         self._lifecycle = Lifecycle()
-        self._store = ModelStore(_models_dir(config, locations), lan_only=config.swarm.lan_only)
-        self._models = AskedModels(self._store, threads=config.engine.threads, wait_s=config.asking.load_wait_s)
         self.swarms = Swarms(config.swarm, locations)
-        self._sharing = config.contribution.enabled
+        self._household = self._keep_house(loaded, load_engine)
+        self.guest = self._household.guest
         self._link: SwarmLink | None = None
-        self._contributor: Contributor | None = None
-        self._measured: Measured | None = None
-        self._ledger = Ledger()
-        self._demand = Demand(config.asking.keep_alive_s)
-        self._findings = Findings(locations.findings_file)
-        self._asker: Asker | None = None
+        self._part: Participation | None = None
         self._host_options: HostOptions | None = None  # of the link that comes next, once one has shown what it needs
         self._stopping = asyncio.Event()
         self._answers = 0
         self._no_answers = asyncio.Event()
         self._no_answers.set()
+
+    def _keep_house(self, loaded: LoadedConfig, given_engine: LoadEngine | None) -> Household:
+        config, cap = loaded.config, ThreadCap()
+        models_dir = _models_dir(config, self._locations)
+        store = ModelStore(models_dir, lan_only=config.swarm.lan_only)
+        accounts = Accounts(self._locations.ledger_file)
+        make_reader = partial(MachineReader, models_dir=models_dir, programs=())
+        return Household(
+            lifecycle=self._lifecycle,
+            store=store,
+            models=AskedModels(store, threads=config.engine.threads, wait_s=config.asking.load_wait_s),
+            swarms=self.swarms,
+            ledger=Ledger(),
+            demand=Demand(config.asking.keep_alive_s),
+            findings=Findings(self._locations.findings_file),
+            load_engine=given_engine or partial(load_engine, cap=cap),
+            accounts=accounts,
+            guest=Guest(loaded, self._locations.choices_file, make_reader, cap, accounts, self._lifecycle.tell),
+        )
 
     def listens_on(self, api: ApiStatus) -> None:
         self._api = api
@@ -115,21 +108,23 @@ class Node:
 
     async def run(self) -> None:
         """Take part in the swarm until asked to stop, then drain."""
-        taking_part = asyncio.create_task(self._take_part())
-        stopping = asyncio.create_task(self._stopping.wait())
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(part) for part in (self._stopping.wait(), self._take_part(), self.guest.run())
+        ]
         try:
-            await asyncio.wait((taking_part, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if taking_part.done():
-                taking_part.result()
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
             await self._leave_gracefully()
         finally:
-            for task in (taking_part, stopping):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(taking_part, stopping, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
         """Free what answers needed; after the API's last answer has ended."""
-        await self._models.shutdown()
+        await self._household.models.shutdown()
+        await asyncio.to_thread(self._household.accounts.close)
 
     def request_stop(self) -> None:
         """Drain and end; asked a second time, end without draining."""
@@ -152,6 +147,7 @@ class Node:
                     self.swarms.desk,
                     self.swarms.keep_revocations,
                     self._host_options,
+                    self.guest.bandwidth,
                 ) as link:
                     await self._until_switched(link, self._serve_and_ask(link))
                 if self._host_options not in (None, link.reach.options):
@@ -160,7 +156,7 @@ class Node:
                 log.error("no link to the swarm: %s", error)
                 self._lifecycle.enter("error", str(error))
             finally:
-                self._link = self._contributor = self._measured = self._asker = None
+                self._link = self._part = None
             await self.swarms.wait_for_switch(RETRY_LINK_S)
 
     async def _until_switched(self, link: SwarmLink, work: Coroutine[Any, Any, None]) -> None:
@@ -179,97 +175,26 @@ class Node:
             await asyncio.gather(working, switched, rehosting, return_exceptions=True)
 
     def _is_idle(self) -> bool:
-        return not self._answers and not (self._contributor and self._contributor.sessions)
+        return not self._answers and not (self._part and self._part.contributor.sessions)
 
     async def _serve_and_ask(self, link: SwarmLink) -> None:
         self._link = link
-        self._measured = measured = Measured(link.presence.peer_id)
-        checks = self._spot_checks(link, measured)
-        lent, asking = self._config.contribution, self._config.asking
-        room = Room(lent.slots, lent.context_tokens)
-        wait = ModelWait(link.presence, self._demand, room, wait_s=asking.load_wait_s)
-        router = _router(link, measured, self._config)
-        kept = KeptSessions(keep_s=asking.keep_s, at_most=asking.kept)
-        self._asker = Asker(self._models, router, self._ledger, self._demand, checks, wait, kept)
-        progress = self._download_progress(asyncio.get_running_loop())
-        presence = link.presence
-        lending = Lending(self._store, self._config, presence.peer_id, lambda: presence.record.decode_ms, progress)
-        self._contributor = contributor = Contributor(
-            once_reachable(link, lending.prepare, lambda reason: self._lifecycle.enter("joining", reason)),
-            presence,
-            link.transport,
-            self._contribution_changed,
-            progress,
-            timing=lambda: self._timing(link),
-            elsewhere=lending.elsewhere,
-            drain_s=self._config.timings.drain_s,
-            load_engine=self._load_engine,
-        )
-        await link.presence.publish()
-        if self._sharing:
-            contributor.switch(True)
-        else:
-            self._lifecycle.enter("idle", "sharing is off")
-        async with contextlib.aclosing(kept), contextlib.aclosing(checks), asyncio.TaskGroup() as group:
-            group.create_task(contributor.run())
-            group.create_task(
-                presence.refresh(lambda: {**contributor.measured(), "demand": self._demand.per_minute(time.time())})
-            )
-            group.create_task(keep_fresh(link.presence, contributor.measured))
-            group.create_task(LinkMeter(link.presence, link.transport, measured, Random(), link.reach.unreached).run())
-            group.create_task(follow_reach(link, contributor, measured))
-            group.create_task(self._tell_peers(link))
-            group.create_task(self.swarms.keep_fresh(link))
-            group.create_task(watch_memory(self._models, self._config.asking.keep_alive_s))
+        self._part = part = Participation(link, self._household)
+        try:
+            await part.run()
+        finally:
+            self.guest.detach()
 
     async def _leave_gracefully(self) -> None:
         """Let this machine's own answers and those of others end, all within `drain_s`."""
         self._lifecycle.enter("draining", "the daemon stops")
+        self.guest.detach()
         draining: list[Awaitable[object]] = [self._no_answers.wait()]
-        if self._contributor is not None:
-            draining.append(self._contributor.leave())
+        if self._part is not None:
+            draining.append(self._part.contributor.leave())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.timings.drain_s + LEAVE_S):
                 await asyncio.gather(*draining)
-
-    def _spot_checks(self, link: SwarmLink, measured: Measured) -> SpotChecks:
-        return SpotChecks(
-            link.presence,
-            link.transport,
-            measured,
-            self._findings,
-            probability=self._config.asking.spot_check,
-            wire_dtype=_wire_dtype(self._config),
-            rng=Random(),
-        )
-
-    def _timing(self, link: SwarmLink) -> Timing:
-        """How soon records are seen: by multicast, or through the DHT where the swarm reaches beyond this network."""
-        return LAN if self._config.swarm.mdns and not link.enters_from_afar else INTERNET
-
-    def _contribution_changed(self, now: Contribution) -> None:
-        span = f"blocks {now.span}" if now.span else ""
-        self._lifecycle.enter(_STATE_OF[now.phase], now.reason or span)
-        self._lifecycle.tell("contribution", asdict(self._contribution()))
-
-    def _download_progress(self, loop: asyncio.AbstractEventLoop) -> Progress:
-        """Progress reports arrive on the thread that downloads; the lifecycle belongs to the loop."""
-
-        def show(event: ProgressEvent) -> None:
-            fraction = event.done_bytes / event.total_bytes if event.total_bytes else None
-            self._lifecycle.enter("downloading" if event.fetching else "loading", event.what, fraction)
-
-        def report(event: ProgressEvent) -> None:
-            loop.call_soon_threadsafe(show, event)
-
-        return report
-
-    async def _tell_peers(self, link: SwarmLink) -> None:
-        """An event for every change of the view."""
-        seen = 0
-        while True:
-            seen = await link.presence.wait(seen, time.time() + 60.0)
-            self._lifecycle.tell("peers", {"peers": len(self._view().records)})
 
     # What the API asks.
 
@@ -283,7 +208,7 @@ class Node:
             since=self._since,
             swarm=self.swarms.name,
             lifecycle=self._lifecycle.state,
-            contribution=self._contribution(),
+            contribution=self._part.status() if self._part else self._no_contribution(),
             api=self._api,
             directories=tuple(
                 DirectoryState(part.name, part.up, part.reason, dropped=sum(part.dropped.values()))
@@ -297,23 +222,24 @@ class Node:
         )
 
     def peers(self) -> list[PeerInfo]:
-        if self._link is None or self._measured is None:
+        part, house = self._part, self._household
+        if part is None:
             return []
-        own, rtt_ms = self._link.presence.peer_id, self._measured.rtt_ms
-        return peer_rows(self._view(), own, rtt_ms, self._link.reach, self._findings.standing)
+        own, engines = part.link.presence.peer_id, engines_of(house.store.known())
+        return peer_rows(self._view(), own, part.measured.rtt_ms, part.link.reach, house.findings.standing, engines)
 
     def swarm(self) -> SwarmInfo:
         swarm_id = self.swarms.membership.swarm
         return SwarmInfo(self.swarms.name, swarm_id, coverage(self._view()), tuple(self.peers()))
 
     def records(self) -> SwarmRecords:
-        if self._link is None or self._measured is None:
+        if self._part is None:
             return SwarmRecords(time.time())
-        return swarm_records(self._view(), self._link.presence.peer_id, self._measured.asker.latency)
+        return swarm_records(self._view(), self._part.link.presence.peer_id, self._part.measured.asker.latency)
 
     def models(self) -> list[ModelCard]:
-        lent = self._config.contribution
-        return model_cards(self._view(), self._store.known(), lent, created=int(self._since))
+        lent = self.guest.config.contribution
+        return model_cards(self._view(), self._household.store.known(), lent, created=int(self._since))
 
     def events(self) -> AsyncIterator[Event]:
         return self._lifecycle.events()
@@ -329,18 +255,16 @@ class Node:
             return await asker.embed(request)
 
     def placement(self) -> PlacementAccount:
-        return placement_account(self._contributor.explain() if self._contributor else None, self._view())
+        return placement_account(self._part.contributor.explain() if self._part else None, self._view())
 
     def requests(self) -> list[RequestAccount]:
-        return self._ledger.all()
+        return self._household.ledger.all()
 
     def request(self, name: str) -> RequestAccount:
-        return self._ledger.find(name)
+        return self._household.ledger.find(name)
 
-    async def share(self, on: bool) -> None:
-        self._sharing = on
-        if self._contributor is not None:
-            self._contributor.switch(on)
+    async def log_lines(self, lines: int) -> list[str]:
+        return await asyncio.to_thread(last_lines, self._locations.log_file, lines)
 
     async def join(self, way: str) -> str:
         if is_token(way):
@@ -363,13 +287,13 @@ class Node:
     def _answering(self, model: str) -> Iterator[Asker]:
         """Raises `ModelLoading` while nothing can be asked."""
         state = self._lifecycle.state
-        if self._asker is None or self._stopping.is_set():
+        if self._part is None or self._stopping.is_set():
             reason = f"this daemon is not answering now: {state.name}, {state.reason}"
             raise ModelLoading(reason, fraction=state.progress)
         self._answers += 1
         self._no_answers.clear()
         try:
-            yield self._asker
+            yield self._part.asker
         except UnknownModel as unknown:
             if all(record.model != model for record in self._view().records):
                 raise
@@ -383,44 +307,8 @@ class Node:
     def _view(self) -> SwarmView:
         return self._link.presence.view() if self._link else SwarmView(time.time(), ())
 
-    def _contribution(self) -> ContributionStatus:
-        contributor = self._contributor
-        if contributor is None:
-            return ContributionStatus(enabled=self._sharing, reason="not in the swarm yet")
-        offer, info, now = contributor.offer, contributor.info, contributor.contribution
-        return ContributionStatus(
-            enabled=now.wanted,
-            model=offer.spec.name if offer else self._config.contribution.model,
-            span=str(now.span) if now.span else "",
-            blocks=offer.spec.blocks if offer else 0,
-            slots_used=contributor.sessions,
-            slots_free=info.slots - contributor.sessions if info else 0,
-            engine=offer.engine if offer else "",
-            dtype=offer.dtype if offer else "",
-            memory_bytes=offer.memory_bytes if offer else 0,
-            decode_ms=self._link.presence.record.decode_ms if self._link else 0.0,
-            weights_bytes_downloaded=contributor.downloaded_bytes,
-            reason=now.reason,
-        )
-
-
-def _router(link: SwarmLink, measured: Measured, config: Config) -> Router:
-    timings = ChainTimings(config.timings.open_s, config.timings.step_s, config.timings.prefill_s)
-    wire_dtype = _wire_dtype(config)
-    own = frozenset(map(PeerId, config.asking.own)) | {link.presence.peer_id}
-    return Router(
-        link.presence,
-        link.transport,
-        measured,
-        timings,
-        wire_dtype,
-        repair_s=config.asking.repair_s,
-        trusted=Trusted(own, frozenset(map(PeerId, config.asking.friends))),
-    )
-
-
-def _wire_dtype(config: Config) -> WireDtype:
-    return WireDtype[config.asking.wire_dtype.upper()]
+    def _no_contribution(self) -> ContributionStatus:
+        return ContributionStatus(enabled=self.guest.sharing, reason="not in the swarm yet")
 
 
 def _models_dir(config: Config, locations: Locations) -> Path:

@@ -19,6 +19,7 @@ from peerllm.api.errors import ApiError, api_error
 from peerllm.api.guard import Doorkeeper, Guard
 from peerllm.api.health import health_routes
 from peerllm.api.invalid_body import invalid_body
+from peerllm.api.lending import lending_routes
 from peerllm.api.membership import membership_routes
 from peerllm.api.metrics import Metrics, metrics_routes
 from peerllm.api.models import model_routes
@@ -79,6 +80,7 @@ def build_app(
     app.include_router(record_routes(node))
     app.include_router(placement_routes(node))
     app.include_router(control_routes(node, config, closing))
+    app.include_router(lending_routes(node))
     app.include_router(membership_routes(node))
     app.include_router(web_routes(token))
     describe(app)

@@ -6,20 +6,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from peerllm.api.event_stream import EventStream, frame
 from peerllm.api.hang_up import items_of
 from peerllm.api.node_services import NodeServices
 from peerllm.config import Config, settings
-
-
-class ShareBody(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    on: bool
 
 
 class JoinBody(BaseModel):
@@ -47,14 +42,13 @@ def control_routes(node: NodeServices, config: Config, closing: asyncio.Event) -
     async def configuration() -> dict[str, Any]:
         return _without_secrets(config)
 
+    @routes.get("/log")
+    async def log_lines(lines: Annotated[int, Query(ge=1, le=1000)] = 50) -> dict[str, Any]:
+        return {"lines": await node.log_lines(lines)}
+
     @routes.get("/events", response_model=None)
     async def events() -> Response:
         return EventStream(_event_frames(node), closing=closing)
-
-    @routes.post("/share", status_code=202)
-    async def share(body: ShareBody) -> dict[str, Any]:
-        await node.share(body.on)
-        return {"on": body.on}
 
     @routes.post("/join", status_code=202)
     async def join(body: JoinBody) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from peerllm.generation.answer import AnswerEvent
 from peerllm.generation.answer_request import AnswerRequest
 from peerllm.generation.embedding import EmbeddingRequest, Embeddings
 from peerllm.local.accounts import RequestAccount
+from peerllm.local.lending import GuestStatus, LedgerRow, Limit
 from peerllm.local.membership import Invited, KnownSwarm, Member
 from peerllm.local.placement import PlacementAccount
 from peerllm.local.records import SwarmRecords
@@ -62,11 +63,38 @@ class SwarmServices(Protocol):
     async def revoke(self, peer_id: str) -> None: ...
 
 
+class GuestServices(Protocol):
+    """How this machine lends: its owner's hand on it, and the governor's."""
+
+    def status(self) -> GuestStatus: ...
+
+    async def share(self, on: bool, *, finish: bool = False) -> None:
+        """Lend from now on, which is consent, or stop: at once, or once running sessions have ended by themselves."""
+        ...
+
+    async def pause(self, until: float) -> None:
+        """Lend nothing until a Unix time; one that has passed ends the pause."""
+        ...
+
+    def limits(self) -> list[Limit]: ...
+
+    async def set_limits(self, values: Mapping[str, object]) -> None:
+        """Setting to value, None for what the config says; raises `UsageError` and then changes nothing."""
+        ...
+
+    async def ledger(self, days: int) -> list[LedgerRow]:
+        """The last day first."""
+        ...
+
+
 class NodeServices(Protocol):
     """The node as the API sees it. Everything runs on the API's event loop and returns without blocking it."""
 
     @property
     def swarms(self) -> SwarmServices: ...
+
+    @property
+    def guest(self) -> GuestServices: ...
 
     def status(self) -> Status: ...
 
@@ -110,7 +138,9 @@ class NodeServices(Protocol):
         """The account of one of them, by its id or a beginning of it, or ``last``; raises `UnknownRequest`."""
         ...
 
-    async def share(self, on: bool) -> None: ...
+    async def log_lines(self, lines: int) -> list[str]:
+        """The last lines of the daemon's log."""
+        ...
 
     async def join(self, way: str) -> str:
         """Come in by an invitation, or add a peer's address to enter the swarm by; the swarm's name.

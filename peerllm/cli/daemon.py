@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from peerllm.cli.config_flags import add_config_flags, as_arguments
 from peerllm.cli.environment import connect, locations, read_config
+from peerllm.cli.node_part import set_up_if_needed
 from peerllm.cli.output import ProgressLine, ago, day, print_fields, print_json
 from peerllm.errors import NotRunning
 
 if TYPE_CHECKING:
     from peerllm.cli.models import Subparsers
     from peerllm.local.client import LocalClient
+    from peerllm.local.lending import GuestStatus
     from peerllm.local.schema import MembershipStatus, NetworkStatus, Status
 
 _START_S = 30.0
@@ -40,12 +42,12 @@ def add_daemon_commands(verbs: Subparsers) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    config = read_config(arguments.settings).config
+    loaded = read_config(arguments.settings)
     from peerllm import daemon
     from peerllm.log import configure_log
 
     configure_log(locations().log_file, stderr=not arguments.quiet)
-    return daemon.run(config)
+    return daemon.run(loaded)
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -69,6 +71,7 @@ def start(settings: dict[str, str]) -> LocalClient:
     from peerllm.local.launch import launch_daemon, wait_until_answering
 
     read_config(settings)
+    set_up_if_needed()
     process = launch_daemon(locations(), as_arguments(settings))
     with ProgressLine() as line:
         line.show(f"starting the daemon (pid {process.pid})")
@@ -100,19 +103,20 @@ def _down(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     with connect() as client:
-        status = client.status()
+        status, guest = client.status(), client.guest()
     if arguments.json:
-        print_json(status.to_json())
+        print_json({**status.to_json(), "guest": guest.to_json()})
     else:
-        print_fields(_status_fields(status))
+        print_fields(_status_fields(status, guest))
     return 0
 
 
-def _status_fields(status: Status) -> dict[str, object]:
+def _status_fields(status: Status, guest: GuestStatus) -> dict[str, object]:
     return {
         "daemon": f"{status.version}, pid {status.pid}, up {ago(status.since)}",
         "state": f"{_lifecycle(status)}, since {ago(status.lifecycle.since)}",
         "sharing": _contribution(status),
+        "verdict": f"{guest.verdict}: {guest.reason}" if guest.verdict else "",
         "local API": f"{status.api.url}/v1",
         "swarm": f"{status.swarm}, {status.peers} other peer{'s' * (status.peers != 1)} in view",
         "member": _membership(status.membership),

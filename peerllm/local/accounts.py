@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from peerllm.local.schema import Schema
 
-OUTCOMES = ("stop", "length", "tool_calls", "embedded", "cancelled", "failed")
-"""How a request ended: the first three as OpenAI's `finish_reason`, with vectors, by its client, or by an error."""
+OUTCOMES = ("stop", "length", "tool_calls", "embedded", "cancelled", "failed", "running")
+"""How a request ended: the first three as OpenAI's `finish_reason`, with vectors, by its client, or by an error; or
+that it has not yet."""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class LocalClient:
         return [RequestAccount.from_json(account) for account in _list(answer, "requests")]
 
     def request(self, name: str) -> RequestAccount:
-        """One of them, by its id or a beginning of it, or ``last``; raises `UnknownRequest`."""
+        """One of them, by its id or a beginning of it, or ``last``, or ``running``; raises `UnknownRequest`."""
         return RequestAccount.from_json(self._get(f"/peerllm/v1/requests/{quote(name, safe='')}"))
 
     def share(self, on: bool, *, finish: bool = False) -> None:
@@ -140,7 +140,7 @@ class LocalClient:
         return [Limit.from_json(limit) for limit in _list(self._get("/control/limits"), "limits")]
 
     def set_limits(self, values: Mapping[str, object]) -> None:
-        """Setting to value, None for what config.toml says; raises `UsageError` and changes nothing if one will not do."""
+        """Setting to value, None for what config.toml says; raises `UsageError`, changing nothing, for a bad one."""
         self._post("/control/limits", {"values": dict(values)})
 
     def ledger(self, days: int = 1) -> list[LedgerRow]:

@@ -42,6 +42,8 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _read(kind: Any, value: object, where: str) -> object:
+    if kind is Any:
+        return value
     kind = getattr(kind, "__supertype__", kind)  # of a NewType
     origin = get_origin(kind)
     if origin is UnionType:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psutil
 
 from peerllm.errors import NotRunning, PeerllmError
 from peerllm.local.client import LocalClient
 from peerllm.locations import Locations
+from peerllm.runtime.interpreter import node_folder, own_command
+from peerllm.runtime.progress import read_progress
 
 _POLL_S = 0.05
 _KILL_S = 5.0
-_SERVE = (sys.executable, "-m", "peerllm", "serve", "--quiet")
+_SERVE = (*own_command(), "serve", "--quiet")
 
 
 def launch_daemon(
@@ -36,13 +37,27 @@ def launch_daemon(
         )
 
 
-def wait_until_answering(locations: Locations, daemon: subprocess.Popen[bytes], *, timeout_s: float) -> LocalClient:
-    """A client of the daemon that was launched; raises `PeerllmError` with its last words if it ended."""
+def wait_until_answering(
+    locations: Locations,
+    daemon: subprocess.Popen[bytes],
+    *,
+    timeout_s: float,
+    report: Callable[[str, float | None], object] = lambda words, fraction: None,
+) -> LocalClient:
+    """A client of the daemon that was launched; raises `PeerllmError` with its last words if it ended.
+
+    Args:
+        timeout_s: without the time that a first run takes to fetch what the daemon needs.
+        report: told how far that is.
+    """
     deadline = time.monotonic() + timeout_s
     while daemon.poll() is None:
         client = _answering(locations, daemon.pid)
         if client:
             return client
+        if (setting_up := read_progress(node_folder())) and setting_up.pid == daemon.pid:
+            deadline = time.monotonic() + timeout_s
+            report(setting_up.words, setting_up.fraction)
         if time.monotonic() > deadline:
             raise PeerllmError(
                 f"the daemon (pid {daemon.pid}) did not answer in {timeout_s:g} s; see {locations.log_file}"

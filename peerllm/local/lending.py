@@ -13,7 +13,7 @@ VERDICTS = ("share", "reduce", "pause", "release")
 
 @dataclass(frozen=True)
 class Signal(Schema):
-    """One thing that is read of this machine: `text` for people ("4 min", "unknown"); `held` if it holds lending back."""
+    """One thing read of this machine: `text` for people ("4 min", "unknown"); `held` if it holds lending back."""
 
     name: str
     text: str

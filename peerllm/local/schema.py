@@ -163,6 +163,16 @@ class PeerInfo(Schema):
     trust: str = ""
     """What spot checks made from here have found: "quarantined" (not asked), "disputed"; "" for nothing."""
     trust_reason: str = ""
+    version: str = ""
+    """Of peerllm there."""
+    queue_ms: float = 0.0
+    """How long a token waits there before it is computed."""
+    power: str = ""
+    """The mode it works in: eco, turbo; "" if unknown."""
+    tokens_per_s: float = 0.0
+    """Through its span while it works in that mode; 0 if unknown."""
+    watts: float = 0.0
+    """Of its processors while it does; 0 if unknown."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -42,6 +43,49 @@ def test_orders_reach_the_node(client: LocalClient, loading_api: RunningApi) -> 
     assert loading_api.node.joined == ["192.0.2.7:7338"]
     client.leave()
     assert loading_api.node.joined == []
+
+
+def test_lending_is_told_as_it_is(client: LocalClient, loading_api: RunningApi) -> None:
+    guest = loading_api.node.guest
+    client.share(True)
+    assert client.guest() == guest.now
+    assert client.guest().signals
+    client.pause(time.time() + 60)
+    assert client.guest().verdict == "pause"
+    assert client.status().lifecycle.name == "paused"
+    client.pause(0)
+    client.share(False, finish=True)
+    assert client.guest().finishing
+    client.set_limits({"contribution.slots": 2, "guest.policy": "night"})
+    assert client.limits() == guest.limited
+    client.set_limits({"guest.policy": None})
+    assert {limit.key: limit.source for limit in client.limits()}["guest.policy"] == "default"
+    assert client.ledger(1) == guest.rows[:1]
+    assert client.ledger(2) == guest.rows
+    assert client.log(2) == loading_api.node.log[-2:]
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        (lambda client: client.pause(time.time() + 400 * 86400), "a year at most"),
+        (lambda client: client.pause(-1), "until"),
+        (lambda client: client.ledger(0), "days"),
+        (lambda client: client.ledger(367), "days"),
+        (lambda client: client.log(0), "lines"),
+        (lambda client: client.log(1001), "lines"),
+        (lambda client: client.set_limits({"api.host": "0.0.0.0"}), "read at the start only"),
+        (lambda client: client.set_limits({"contribution.slots": 0}), "1 to 255"),
+        (lambda client: client.set_limits({"contribution.slots": {}}), "values"),
+    ],
+)
+def test_nonsense_about_lending_is_refused(
+    order: Callable[[LocalClient], object], says: str, client: LocalClient, loading_api: RunningApi
+) -> None:
+    before = loading_api.node.guest.now, loading_api.node.guest.limited
+    with pytest.raises(UsageError, match=says):
+        order(client)
+    assert (loading_api.node.guest.now, loading_api.node.guest.limited) == before
 
 
 def test_refusals_are_the_daemon_s_exceptions(client: LocalClient, loading_api: RunningApi) -> None:

@@ -18,7 +18,7 @@ from peerllm.errors import HopLost, UnknownRequest
 from peerllm.generation.accounting import Accounting, predicted_times, split_links
 from peerllm.generation.answer import Delta, Finished
 from peerllm.generation.chain import Chain, ChainTimings, open_chain
-from peerllm.generation.ledger import LAST, Ledger
+from peerllm.generation.ledger import LAST, RUNNING, Ledger
 from peerllm.generation.rounds import KEPT_ROUNDS, Rounds, RoundTimes
 from peerllm.generation.session import Chains, open_session
 from peerllm.local.accounts import HopAccount, HopTimes, RequestAccount
@@ -162,6 +162,15 @@ def test_the_ledger_keeps_the_last_and_finds_them_by_beginning() -> None:
         ledger.find("a1")
     with pytest.raises(UnknownRequest):
         ledger.find("")
+
+
+def test_the_ledger_tells_of_what_is_under_way_until_it_is_over() -> None:
+    ledger = Ledger()
+    with ledger.following(lambda: account("first")), ledger.following(lambda: account("second")):
+        assert ledger.find(RUNNING).id == "second"
+        assert ledger.all() == []
+    with pytest.raises(UnknownRequest, match="no request is under way"):
+        ledger.find(RUNNING)
 
 
 def test_an_account_tells_hops_losses_and_the_route_that_answered(tmp_path: Path) -> None:

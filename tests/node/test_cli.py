@@ -76,6 +76,9 @@ def test_usage_errors_are_2(env: dict[str, str]) -> None:
     assert refused.returncode == 2
     assert refused.stderr == "peerllm: command line: swarm.port = 99999 is not allowed; it takes 0 to 65535\n"
     assert peerllm(env, "up", "--set", "nonsense").returncode == 2
+    assert peerllm(env, "share").returncode == 2
+    pause = peerllm(env, "share", "pause", "--for", "soon")
+    assert (pause.returncode, pause.stderr.partition(";")[0]) == (2, "peerllm: 'soon' is no time")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,16 @@ def test_verbs_talk_to_the_daemon_until_it_is_down(env: dict[str, str], daemon: 
     assert "30 of 30 blocks served, complete" in peerllm(env, "swarm").stdout
     assert json.loads(peerllm(env, "ps", "--json").stdout)[0]["state"] == "loading"
     assert peerllm(env, "ps").stdout.splitlines()[1].split()[:2] == ["smollm2-135m", "loading"]
-    assert peerllm(env, "share", "on").stdout == "sharing is on: blocks 0:30 of smollm2-135m\n"
+    assert "blocks 0:30 of smollm2-135m; nobody else needs this machine" in peerllm(env, "share", "on").stdout
+    assert "; paused by you" in peerllm(env, "share", "pause", "--for", "2h").stdout
+    assert "verdict" in peerllm(env, "status").stdout
+    assert json.loads(peerllm(env, "share", "resume", "--json").stdout)["guest"]["verdict"] == "share"
+    assert peerllm(env, "share", "limits", "contribution.slots", "2").stdout.split()[5:7] == ["2", "choice"]
+    told = peerllm(env, "share", "status").stdout
+    assert "1.2 of 8 cores used by others" in told
+    assert "contribution.slots" in told
+    assert peerllm(env, "share", "off", "--finish").stdout == "running sessions may end, then lending stops\n"
+    assert peerllm(env, "share", "off").stdout == "sharing is off\n"
     refused = peerllm(env, "join", "http://x")
     assert (refused.returncode, refused.stderr) == (2, "peerllm: 'http://x' is no HOST[:PORT]\n")
 

@@ -4,134 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from peerllm.config import Config, ContributionConfig, EngineConfig
+import pytest
+
 from peerllm.engine.known_activations import learn
 from peerllm.engine.self_test import PROJECTIONS
-from peerllm.lending import Lending
+from peerllm.errors import HopLost
 from peerllm.model.store import ModelStore
-from peerllm.presence import Presence
-from peerllm.serving.contribution import Contribution, Phase
-from peerllm.serving.contributor import Contributor
-from peerllm.serving.offer import Offer, work_out_offer
-from peerllm_swarm.balancing import Pace
-from peerllm_swarm.identity import Identity
-from peerllm_swarm.memory_directory import MemoryBus, MemoryDirectory
-from peerllm_swarm.record_codec import Withdrawal, encode_record, encode_withdrawal
-from peerllm_swarm.record_table import RecordTable
-from peerllm_swarm.records import PeerRecord, PeerState
-from peerllm_swarm.settle import Timing
+from peerllm.serving.contribution import Phase
+from peerllm.serving.contributor import HAND_OVER_S
+from peerllm_swarm.records import PeerState
 from peerllm_swarm.span import BlockSpan
-from tests.support.gguf_models import TINY, tiny_gguf
-from tests.support.peers import transport, until
-
-SWARM = "0123456789abcdef"
-QUICK = Timing(visible_s=0.05, repair_s=0.5)
-OFTEN = Pace(interval_s=0.2, rest_s=0.0, turn_s=1.0, wanted_s=0.5, wanted_rest_s=0.0)
-LOWER, UPPER = BlockSpan(0, 3), BlockSpan(3, 6)
-
-
-@dataclass
-class World:
-    """A real contributor among peers of whom there are only records."""
-
-    home: Path
-    bus: MemoryBus
-    contributor: Contributor
-    presence: Presence
-    offers: list[Offer]  # of the owner's favourite, and of another model
-    published: list[PeerRecord]  # all that the contributor has announced
-
-    def other(self, name: str, span: BlockSpan, block_ms: float = 5.0, wants: str = "") -> None:
-        """A peer that serves `span` of the favourite, from now on, and asks for a model."""
-        identity = Identity.load_or_create(self.home / name)
-        now = time.time()
-        record = PeerRecord(
-            peer_id=identity.peer_id,
-            swarm=SWARM,
-            sequence=int(now * 1000),
-            issued_at=now,
-            expires_at=now + 60,
-            state=PeerState.ONLINE,
-            name=name,
-            software="",
-            addresses=("/ip4/127.0.0.1/tcp/1",),
-            model=self.offers[0].spec.name,
-            fingerprint=self.offers[0].fingerprint,
-            blocks=self.offers[0].spec.blocks,
-            span=span,
-            capacity_blocks=len(span),
-            decode_ms=block_ms,
-            demand=((wants, 20.0),) if wants else (),
-        )
-        self.bus.publish(identity.peer_id, encode_record(record, identity))
-
-    def gone(self, name: str) -> BlockSpan:
-        """The peer says goodbye; its span."""
-        record = next(record for record in self.presence.view().records if record.name == name)
-        identity = Identity.load_or_create(self.home / name)
-        withdrawal = Withdrawal.of(record, now=time.time())
-        self.bus.publish(identity.peer_id, encode_withdrawal(withdrawal, identity))
-        assert record.span is not None
-        return record.span
-
-    def serves(self, span: BlockSpan) -> Callable[[], bool]:
-        return lambda: self.presence.record.state is PeerState.ONLINE and self.presence.record.span == span
-
-
-@asynccontextmanager
-async def world(home: Path, *, capacity: int) -> AsyncIterator[World]:
-    favourite, also = (str(tiny_gguf(home, TINY, seed=seed)) for seed in (7, 8))
-    config = Config(
-        contribution=ContributionConfig(
-            max_blocks=capacity, slots=2, context_tokens=128, model=favourite, also=(also,)
-        ),
-        engine=EngineConfig(threads=1),
-    )
-    bus, identity, table = MemoryBus(), Identity.load_or_create(home / "me"), RecordTable(SWARM)
-    directory = MemoryDirectory(bus, identity, table)
-    await directory.start()
-    store = ModelStore(home / "models")
-    lending = Lending(store, config, identity.peer_id, lambda: 5.0, lambda _: None)
-    offers = [work_out_offer(store.open(name).spec, config, threads=1) for name in config.contribution.all_models]
-    async with transport(home / "me") as (streams, addresses):
-
-        async def reachable() -> tuple[str, ...]:
-            return addresses
-
-        presence = Presence(directory, identity.peer_id, SWARM, reachable)
-        changes: list[Contribution] = []
-        contributor = Contributor(
-            lending.prepare,
-            presence,
-            streams,
-            changes.append,
-            lambda _: None,
-            timing=lambda: QUICK,
-            elsewhere=lending.elsewhere,
-            drain_s=2.0,
-            pace=OFTEN,
-        )
-        published: list[PeerRecord] = []
-
-        async def follow() -> None:
-            seen = 0
-            while True:
-                seen = await presence.wait(seen, time.time() + 60.0)
-                if not published or published[-1] != presence.record:
-                    published.append(presence.record)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(contributor.run()), group.create_task(follow())]
-            try:
-                yield World(home, bus, contributor, presence, offers, published)
-            finally:
-                for task in tasks:
-                    task.cancel()
+from tests.support.contributor_world import LOWER, UPPER, rows, world
+from tests.support.peers import until
 
 
 def test_it_moves_to_the_weak_blocks_once_the_others_hold_its_own(tmp_path: Path) -> None:
@@ -257,5 +143,116 @@ def test_wrong_results_end_the_contribution_and_say_why(tmp_path: Path) -> None:
             assert not here.contributor.contribution.wanted
             await until(lambda: here.presence.record.span is None)
             assert not [record for record in here.published if record.state is PeerState.ONLINE]
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_pause_cuts_sessions_off_at_once_and_keeps_the_weights(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world(tmp_path, capacity=6) as it:
+            span = await it.serving()
+            async with it.session(span) as chain:
+                await chain.step(rows(4), 0)
+                assert len(it.contributor.askers) == it.contributor.sessions == 1
+                asked = time.monotonic()
+                it.contributor.hold("you are using this computer")
+                await until(lambda: not it.contributor.sessions, HAND_OVER_S + 5.0)
+                assert time.monotonic() - asked >= HAND_OVER_S, "the asker had time to move"
+                with pytest.raises(HopLost):
+                    await chain.step(rows(1), 4)
+            await until(lambda: it.presence.record.state is PeerState.IDLE)
+            assert it.contributor.contribution.phase is Phase.PAUSED
+            assert it.contributor.contribution.reason == "you are using this computer"
+            record = it.presence.record
+            assert (record.span, record.fingerprint, record.lends, record.slots_free) == (None, "", (), 0)
+            assert not it.contributor.measured(), "nothing of it is told while it is paused"
+            with pytest.raises(HopLost, match="this peer is paused") as refused:
+                async with it.session(span):
+                    pass
+            assert "computer" not in str(refused.value), "why is its owner's business"
+
+            it.contributor.go_on()
+            await until(it.serves(span))
+            async with it.session(span) as chain:
+                await chain.step(rows(4), 0)
+            assert it.loads == [span], "the weights were kept"
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_the_blocks_of_a_paused_peer_are_taken_up_by_another(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world(tmp_path, capacity=3) as it:
+            it.other("lower", LOWER)
+            it.other("upper", UPPER)
+            span = await it.serving()
+            missing, paused = (UPPER, "upper") if span.start < 3 else (LOWER, "lower")
+            it.paused(paused)
+            await until(it.serves(missing), 20.0)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_what_is_released_is_chosen_and_loaded_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world(tmp_path, capacity=6) as it:
+            span = await it.serving()
+            it.contributor.hold("busy")
+            it.contributor.release("busy for long")
+            await until(lambda: it.contributor.info is None)
+            await until(lambda: it.presence.record.state is PeerState.IDLE)
+            assert it.contributor.contribution.phase is Phase.PAUSED
+            it.contributor.go_on()
+            await until(it.serves(span), 20.0)
+            assert it.loads == [span, span]
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_pause_stops_choosing_and_loading(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world(tmp_path, capacity=6) as it:
+            it.contributor.switch(True)
+            it.contributor.hold("on battery")
+            await until(lambda: it.contributor.contribution.phase is Phase.PAUSED)
+            it.contributor.go_on()
+            await until(lambda: bool(it.loads), 20.0)
+            it.contributor.hold("on battery")
+            await until(lambda: it.contributor.contribution.phase is Phase.PAUSED)
+            await until(lambda: it.presence.record.state is PeerState.IDLE, 20.0)
+            assert it.contributor.info is None
+            assert PeerState.ONLINE not in {record.state for record in it.published}
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_finishing_lets_sessions_end_by_themselves_and_admits_no_more(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world(tmp_path, capacity=6) as it:
+            span = await it.serving()
+            async with it.session(span) as chain:
+                await chain.step(rows(4), 0)
+                it.contributor.switch(False, finish=True)
+                await until(lambda: it.presence.record.state is PeerState.DRAINING)
+                await chain.step(rows(1), 4)
+                with pytest.raises(HopLost, match="about to leave"):
+                    async with it.session(span):
+                        pass
+                assert it.contributor.contribution.finishing
+            await until(lambda: it.contributor.contribution.phase is Phase.OFF)
+            await until(lambda: it.presence.record.state is PeerState.IDLE)
+            assert it.contributor.info is None
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_what_is_lent_anew_is_worked_out_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world(tmp_path, capacity=6) as it:
+            await it.serving()
+            it.lend(max_blocks=2)
+            it.contributor.lend_anew()
+            await until(lambda: it.presence.record.span is not None and len(it.presence.record.span) == 2, 20.0)
+            await until(lambda: it.presence.record.state is PeerState.ONLINE, 20.0)
 
     asyncio.run(asyncio.wait_for(main(), 60))

@@ -131,6 +131,36 @@ def test_the_steps_of_two_askers_share_the_room_of_a_step(model: StoredModel) ->
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
+def test_own_rows_go_into_each_step_first(model: StoredModel) -> None:
+    async def main() -> None:
+        async with scheduler(model) as (steps, counted):
+            others = [await steps.open("greedy") for _ in range(3)]
+            own = await steps.open("own", own=True)
+            counted.steps.clear()
+            occupied = steps.run(lambda: time.sleep(0.05))  # so that all of them wait
+            waiting = [steps.step(rows(model, slot, 0, 240)) for slot in (*others, own)]
+            await asyncio.gather(occupied, *waiting)
+            assert counted.steps[0] == [240, 32, 240]  # 240 of its own, 272 of theirs
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_the_engines_time_is_shared_out_among_the_sessions_of_a_step(model: StoredModel) -> None:
+    async def main() -> None:
+        async with scheduler(model) as (steps, counted):
+            slots = [await steps.open() for _ in range(2)]
+            occupied = asyncio.ensure_future(steps.run(lambda: time.sleep(0.05)))  # so that both wait
+            await asyncio.sleep(0)
+            waiting = [steps.step(rows(model, slot, 0, count)) for slot, count in zip(slots, (60, 20), strict=True)]
+            (_, large), (_, small) = await asyncio.gather(*waiting)
+            await occupied
+            assert counted.steps == [[60, 20]]
+            assert abs(large.busy_us - 3 * small.busy_us) <= 3
+            assert large.busy_us + small.busy_us <= large.compute_us
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
 def test_a_late_step_of_an_ended_session_does_not_reach_the_next_one(model: StoredModel) -> None:
     async def main() -> None:
         async with scheduler(model) as (steps, _):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from peerllm.seen import peer_rows
 from peerllm_swarm.clock_skew import Clocks
 from peerllm_swarm.reachability import Reach, Standing
@@ -28,8 +30,21 @@ def record(peer: PeerId) -> PeerRecord:
 def test_a_peer_that_is_not_trusted_is_shown_with_the_reason() -> None:
     view = SwarmView(1.0, (record(LIAR), record(ME)))
     found = {LIAR: ("quarantined", "gave wrong results")}
-    rows = peer_rows(view, ME, lambda _: None, DirectWays(), lambda peer: found.get(peer, ("", "")))
+    rows = peer_rows(view, ME, lambda _: None, DirectWays(), lambda peer: found.get(peer, ("", "")), {})
     assert [(row.peer_id, row.trust, row.trust_reason) for row in rows] == [
         (ME, "", ""),
         (LIAR, "quarantined", "gave wrong results"),
     ]
+
+
+def test_a_row_tells_version_load_and_the_engine_if_its_fingerprint_is_known() -> None:
+    known = replace(record(ME), software="1.2", queue_ms=7.5, fingerprint="f")
+    rows = peer_rows(
+        SwarmView(1.0, (known, replace(record(LIAR), fingerprint="g"))),
+        ME,
+        lambda _: None,
+        DirectWays(),
+        lambda _: ("", ""),
+        {"f": "llama"},
+    )
+    assert [(row.version, row.queue_ms, row.engine) for row in rows] == [("1.2", 7.5, "llama"), ("", 0.0, "")]

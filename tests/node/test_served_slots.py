@@ -17,16 +17,17 @@ import psutil
 import pytest
 
 from peerllm.engine.load import load_span
-from peerllm.errors import HopBusy, HopLost
+from peerllm.errors import HopBusy, HopLost, PeerGone
 from peerllm.generation.chain import Chain, ChainTimings, open_chain
 from peerllm.model.store import ModelStore, StoredModel
+from peerllm.serving.handler import HandlerTimings
 from peerllm.wire.live_stream import LiveStream
 from peerllm.wire.messages import Attach, Leaving, Open, Opened, Refused, WireDtype, new_session_id
 from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL, Libp2pTransport
 from peerllm_swarm.routing import Hop, Route
 from peerllm_swarm.span import BlockSpan
 from tests.support.gguf_models import tiny_gguf
-from tests.support.peers import FINGERPRINT, ServingPeer, serving_peers, transport, until
+from tests.support.peers import FINGERPRINT, ServingPeer, serving_peer, serving_peers, transport, until
 
 FRONT, BACK, WHOLE = BlockSpan(0, 3), BlockSpan(3, 6), BlockSpan(0, 6)
 FREED_S = 5.0
@@ -137,6 +138,35 @@ def test_a_freed_slot_goes_to_the_asker_that_has_none(model: StoredModel, tmp_pa
                 await stack.enter_async_context(chain_at(greedy, peer))
             await stack.enter_async_context(chain_at(modest, peer))
             assert peer.handler.sessions == 2
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_strangers_session_moves_for_an_answer_of_the_machines_own(model: StoredModel, tmp_path: Path) -> None:
+    async def main() -> None:
+        engine = load_span(model, WHOLE, engine="llama", slots=2, context_tokens=1024, threads=1)
+        timings = HandlerTimings(own_wait_s=0.2, hand_over_s=0.3)
+        async with (
+            serving_peer(tmp_path / "peer", engine, timings=timings) as peer,
+            transport(tmp_path / "asker") as (asker, _),
+        ):
+            streams = [(await opened(asker, peer))[0] for _ in range(2)]
+            own, refusal = await opened(peer.transport, peer)
+            await own.close()
+            assert isinstance(refusal, Refused)
+            async with asyncio.timeout(5.0):
+                while True:  # as a router asks
+                    own, answer = await opened(peer.transport, peer)
+                    if isinstance(answer, Opened):
+                        break
+                    await own.close()
+                    await asyncio.sleep(0.1)
+            assert await streams[0].receive() == Leaving(0.3)
+            with pytest.raises(PeerGone):  # it has not moved, and is cut
+                await streams[0].receive()
+            assert peer.handler.sessions == 2  # one is the other stranger's
+            for stream in (*streams, own):
+                await stream.close()
 
     asyncio.run(asyncio.wait_for(main(), 60))
 

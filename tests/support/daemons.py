@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from peerllm.demo.peers import NO_GUEST
 from peerllm.errors import NotRunning
 from peerllm.local.client import LocalClient
 from peerllm.local.schema import Status
@@ -85,7 +86,8 @@ class Daemon:
 def peerllm_environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with one home and these settings, and none of the caller's."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PEERLLM_")}
-    return {**outside, **{f"PEERLLM_{name}": value for name, value in settings.items()}, "PEERLLM_HOME": str(home)}
+    own = {f"PEERLLM_{name}": value for name, value in settings.items()}
+    return {**outside, **NO_GUEST, **own, "PEERLLM_HOME": str(home)}
 
 
 def processes_of(home: Path, within_s: float = 0.0) -> list[str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from peerllm.engine.scheduler import StepScheduler
 from peerllm.engine.span_engine import SpanEngine
-from peerllm.serving.handler import SpanHandler
+from peerllm.giving.accounts import Accounts
+from peerllm.giving.books import Books
+from peerllm.serving.handler import HandlerTimings, SpanHandler
 from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL, Libp2pTransport, Transport
 from peerllm_swarm.identity import Identity
 from peerllm_swarm.p2p import start_p2p, stop_p2p, visible_addresses
@@ -50,12 +52,21 @@ async def serving_peer(
     *,
     history_bytes: int = 1 << 20,
     sending: Callable[[Transport], Transport] = lambda streams: streams,
+    accounts: Accounts | None = None,
+    make_books: type[Books] = Books,
+    timings: HandlerTimings = HandlerTimings(),  # noqa: B008 - frozen
 ) -> AsyncIterator[ServingPeer]:
-    """A peer that serves one loaded span; it owns the engine. What it sends to the next hop goes through `sending`."""
+    """A peer that serves one loaded span; it owns the engine. What it sends to the next hop goes through `sending`.
+
+    With `accounts` it counts what it gives.
+    """
+    books = make_books(Identity.load_or_create(home), accounts) if accounts is not None else None
     scheduler = StepScheduler(engine)
     try:
         async with transport(home) as (streams, addresses):
-            handler = SpanHandler(scheduler, fingerprint, sending(streams), history_bytes=history_bytes)
+            handler = SpanHandler(
+                scheduler, fingerprint, sending(streams), timings, history_bytes=history_bytes, books=books
+            )
             await streams.serve(SESSION_PROTOCOL, handler.serve_session)
             await streams.serve(PUSH_PROTOCOL, handler.serve_push)
             yield ServingPeer(streams.peer_id, addresses, streams, scheduler, handler)

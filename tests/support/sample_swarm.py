@@ -76,6 +76,7 @@ class SampleNode(WholeModelNode):
 
     def __init__(self, *peers: PeerInfo) -> None:
         super().__init__(None)
+        self.guest.now = replace(self.guest.now, consented=True)
         self.seen = list(peers or PEERS)
 
     def peers(self) -> list[PeerInfo]:

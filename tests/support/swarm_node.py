@@ -58,10 +58,6 @@ class SwarmNode(WholeModelNode):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._put, Event(kind, time.time(), data or {}))
 
-    def _put(self, event: Event) -> None:
-        for queue in self._changes:
-            queue.put_nowait(event)
-
     async def events(self) -> AsyncIterator[Event]:
         self._loop = asyncio.get_running_loop()
         async for event in super().events():

@@ -48,6 +48,7 @@ from peerllm.swarms import Swarms
 from peerllm_swarm.span import BlockSpan
 from tests.support.local_chain import local_chains
 from tests.support.sample_seen import HOME
+from tests.support.stand_in_guest import StandInGuest
 
 MODEL = "smollm2-135m"
 CONTEXT_TOKENS = 512
@@ -93,15 +94,22 @@ class WholeModelNode:
         self.failure: Exception | None = None
         """What every answer fails with, before its first token."""
         self.ledger = Ledger()
-        self.sharing = False
+        self.guest = StandInGuest(self._put)
+        self.log = [f"line {number} of the log" for number in range(1, 201)]
         self.joined: list[str] = []
         self.stopping = asyncio.Event()
         self._changes: set[asyncio.Queue[Event]] = set()
         self._slots = asyncio.Semaphore(SLOTS)
         self._since = time.time()
 
+    @property
+    def sharing(self) -> bool:
+        return self.guest.sharing
+
     def status(self) -> Status:
         name = "draining" if self.stopping.is_set() else "serving" if self.model else "loading"
+        if self.guest.now.verdict in ("pause", "release"):
+            name = "paused"
         return Status(
             version="0",
             peer_id="12D3KooWAlone",
@@ -178,10 +186,12 @@ class WholeModelNode:
     def request(self, name: str) -> RequestAccount:
         return self.ledger.find(name)
 
-    async def share(self, on: bool) -> None:
-        self.sharing = on
+    async def log_lines(self, lines: int) -> list[str]:
+        return self.log[-lines:]
+
+    def _put(self, event: Event) -> None:
         for queue in self._changes:
-            queue.put_nowait(Event("contribution", time.time(), {"enabled": on}))
+            queue.put_nowait(event)
 
     async def join(self, way: str) -> str:
         if "/" in way:
