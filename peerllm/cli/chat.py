@@ -35,9 +35,9 @@ def _chat(arguments: argparse.Namespace) -> int:
         return _inline(arguments.model)
     if arguments.delete_history:
         return _delete_history()
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+    if not _has_screen():
         raise NoTerminal("there is no terminal for screens here; `peerllm run MODEL PROMPT` or `peerllm web` need none")
-    _check_installed()
+    check_screens_installed("textual")
     from peerllm_tui.app import PeerllmApp
 
     app = PeerllmApp(locations(), model=arguments.model, keep_history=not arguments.no_history)
@@ -61,7 +61,7 @@ def _first_model(client: LocalClient) -> str:
 
 
 def _delete_history() -> int:
-    _check_installed()
+    check_screens_installed("textual")
     from peerllm_tui.history import History
 
     file = locations().conversations_file
@@ -74,9 +74,17 @@ def _delete_history() -> int:
     return 0
 
 
-def _check_installed() -> None:
-    if importlib.util.find_spec("textual") is None:
+def check_screens_installed(module: str) -> None:
+    """Raises `NoTerminal` if what the screens need is not there."""
+    if importlib.util.find_spec(module) is None:
         raise NoTerminal(
             "the screens need Textual, which is not installed: `pip install 'peerllm[chat]'`; "
             "`peerllm chat --inline` does without"
         )
+
+
+def _has_screen() -> bool:
+    """A terminal, or the browser for which `peerllm web --terminal` has started this process."""
+    if os.environ.get("TEXTUAL_DRIVER"):
+        return True
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from peerllm.cli.chat import check_screens_installed
 from peerllm.cli.environment import locations
 from peerllm.errors import PeerllmError
 
@@ -32,11 +33,16 @@ def add_web_command(verbs: Subparsers) -> None:
         help="chat and see the swarm in a browser",
         description="Open the daemon's page in a browser, which is let in by a code in the address, once.",
     )
+    web.add_argument(
+        "--terminal", action="store_true", help="the screens of `peerllm chat` in the browser instead, until Ctrl+C"
+    )
     web.add_argument("--print", action="store_true", dest="only_print", help="print the address: good once, for 5 min")
     web.set_defaults(run=_web)
 
 
 def _web(arguments: argparse.Namespace) -> int:
+    if arguments.terminal:
+        return _terminal(only_print=arguments.only_print)
     from peerllm.local.client import LocalClient
     from peerllm.local.rendezvous import find_daemon, page_address
 
@@ -54,6 +60,28 @@ def _web(arguments: argparse.Namespace) -> int:
             f"ssh -L {where.port}:127.0.0.1:{where.port} THIS-MACHINE, then open that address there"
         )
     print(f"opened {where.url}/ in your browser; if it finds no file, open what `peerllm web --print` prints")
+    return 0
+
+
+def _terminal(*, only_print: bool) -> int:
+    """Serve the screens, each tab a `peerllm chat` of its own, until interrupted."""
+    check_screens_installed("textual_serve")
+    from peerllm.runtime.interpreter import own_command
+    from peerllm_tui.web_terminal import serve_terminal
+
+    home = locations()
+    home.create()
+    way_in = home.page_file.with_name("terminal.html")
+
+    def ready(address: str) -> None:
+        opened = not only_print and _has_display() and _opened(way_in, address)
+        print("opened in your browser" if opened else address, flush=True)
+        print("good once, for 5 minutes; Ctrl+C ends it", file=sys.stderr, flush=True)
+
+    try:
+        serve_terminal([*own_command(), "chat"], ready)
+    finally:
+        way_in.unlink(missing_ok=True)
     return 0
 
 

@@ -3,60 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Static, Switch
+from textual.widgets import Switch
 
-from peerllm.config import ApiConfig, Config
 from peerllm.errors import UsageError
+from peerllm.local.lending import Signal
 from peerllm.local.membership import Member
 from peerllm.local.placement import PlacementAccount
 from peerllm.local.schema import MembershipStatus
 from peerllm_tui.contribute_screen import ContributeScreen
 from peerllm_tui.contribution_facts import lent_facts, membership_facts
+from peerllm_tui.policy_choice import PolicyChoice
+from tests.api.conftest import ANY_PORT
 from tests.support.running_api import RunningApi, running_api
 from tests.support.sample_swarm import SampleNode
-from tests.support.screens import ScreenApp, cause_event, publish_api, until, withdraw_api
+from tests.support.screens import asks_for_consent, cause_event, on_screen, publish_api, until, withdraw_api, words
 
 HOSTILE = "[bold red]x[/]\x1b[2J\u202e" + "z" * 10_000
 
 
-@pytest.fixture
-def node() -> SampleNode:
-    return SampleNode()
-
-
-@pytest.fixture
-def api(node: SampleNode, tmp_path: Path) -> Iterator[RunningApi]:
-    with running_api(replace(Config(), api=ApiConfig(port=0)), stand_in=node) as running:
-        publish_api(running, tmp_path)
-        yield running
-
-
-def on_screen(
-    home: Path, act: Callable[[Pilot[None], ContributeScreen], Awaitable[None]], size: tuple[int, int] = (110, 34)
-) -> None:
-    async def run() -> None:
-        screen = ContributeScreen()
-        async with ScreenApp(screen, home).run_test(size=size) as pilot:
-            await act(pilot, screen)
-
-    asyncio.run(asyncio.wait_for(run(), 30))
-
-
 def text(screen: ContributeScreen, name: str) -> str:
-    return str(screen.query_one(f"#{name}", Static).render())
+    return words(screen, f"#{name}")
 
 
 def switch(screen: ContributeScreen) -> Switch:
     return screen.query_one(Switch)
 
 
-@pytest.mark.usefixtures("api")
+@pytest.mark.usefixtures("sample_api")
 def test_the_switch_lends_this_machine_and_takes_it_back(node: SampleNode, tmp_path: Path) -> None:
     async def act(pilot: Pilot[None], screen: ContributeScreen) -> None:
         await until(pilot, lambda: not switch(screen).disabled)
@@ -76,38 +55,83 @@ def test_the_switch_lends_this_machine_and_takes_it_back(node: SampleNode, tmp_p
         await until(pilot, lambda: not node.sharing)
         await until(pilot, lambda: "lends nothing" in text(screen, "switch-words"))
 
-    on_screen(tmp_path, act)
+    on_screen(tmp_path, ContributeScreen(), act)
 
 
-def test_it_follows_what_others_switch(node: SampleNode, api: RunningApi, tmp_path: Path) -> None:
+def test_it_follows_what_others_switch(node: SampleNode, sample_api: RunningApi, tmp_path: Path) -> None:
     """And does not take that for a wish of its own."""
 
     async def act(pilot: Pilot[None], screen: ContributeScreen) -> None:
         await until(pilot, lambda: not switch(screen).disabled)
-        await asyncio.to_thread(cause_event, api, sharing=True)
+        await asyncio.to_thread(cause_event, sample_api, sharing=True)
         await until(pilot, lambda: switch(screen).value)
-        await asyncio.to_thread(cause_event, api, sharing=False)
+        await asyncio.to_thread(cause_event, sample_api, sharing=False)
         await until(pilot, lambda: not switch(screen).value)
         assert not node.sharing
 
-    on_screen(tmp_path, act)
+    on_screen(tmp_path, ContributeScreen(), act)
 
 
-@pytest.mark.usefixtures("api")
-def test_limits_membership_and_where_to_change_them_are_there(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("sample_api")
+def test_what_decides_what_was_given_and_the_log_are_there(node: SampleNode, tmp_path: Path) -> None:
+    busy = Signal("processor", "7.5 of 8 cores used by others", held=True)
+    node.guest.sharing = True
+    node.guest.now = replace(node.guest.now, verdict="pause", reason="other programs are busy", signals=(busy,))
+
     async def act(pilot: Pilot[None], screen: ContributeScreen) -> None:
         await until(pilot, lambda: not switch(screen).disabled)
-        assert "contribution.memory_bytes   0: half of what is free at start" in text(screen, "limits")
-        assert "peerllm config set contribution.slots 2" in text(screen, "limits")
-        assert "home, private" in text(screen, "membership")
+        assert text(screen, "switch-words") == "Paused: other programs are busy"
+        assert "✗ processor   7.5 of 8 cores used by others · holds lending back" in text(screen, "signals")
+        assert "alice             4 800      1 200      4 800      1 200         12" in text(screen, "ledger")
+        assert "line 200 of the log" in text(screen, "log")
         assert "until 2030-03-17, made here" in text(screen, "membership")
 
-    on_screen(tmp_path, act)
+    on_screen(tmp_path, ContributeScreen(), act)
 
 
-class Unwilling(SampleNode):
-    async def share(self, on: bool) -> None:
-        raise UsageError("[bold]not today[/]")
+@pytest.mark.usefixtures("sample_api")
+def test_lending_is_paused_resumed_and_ended_by_key_and_by_mouse(node: SampleNode, tmp_path: Path) -> None:
+    async def act(pilot: Pilot[None], screen: ContributeScreen) -> None:
+        await until(pilot, lambda: not switch(screen).disabled)
+        assert screen.query_one("#pause-30").disabled
+        await pilot.press("space")
+        await until(pilot, lambda: not screen.query_one("#pause-30").disabled)
+        before = time.time()
+        await pilot.click("#pause-120")
+        await until(pilot, lambda: "Paused by you until" in text(screen, "switch-words"))
+        assert before + 7190 < node.guest.now.paused_until < before + 7300
+        await pilot.press("u")
+        await until(pilot, lambda: "Lent" in text(screen, "switch-words"))
+        await pilot.press("p")
+        await until(pilot, lambda: before + 1790 < node.guest.now.paused_until < before + 1900)
+        await until(pilot, lambda: bool(screen.query_one("#resume").display))
+        await pilot.click("#resume")
+        await until(pilot, lambda: node.guest.now.paused_until == 0)
+        await until(pilot, lambda: not screen.query_one("#finish").disabled)
+        await pilot.click("#finish")
+        await until(pilot, lambda: node.guest.now.finishing)
+        await until(pilot, lambda: "Running sessions may end" in text(screen, "switch-words"))
+
+    on_screen(tmp_path, ContributeScreen(), act)
+
+
+def test_policy_is_chosen_and_followed(node: SampleNode, sample_api: RunningApi, tmp_path: Path) -> None:
+    def held() -> object:
+        return {limit.key: limit.value for limit in node.guest.limited}["guest.policy"]
+
+    async def act(pilot: Pilot[None], screen: ContributeScreen) -> None:
+        choice = screen.query_one(PolicyChoice)
+        await until(pilot, lambda: not switch(screen).disabled)
+        assert choice.chosen == "polite"
+        choice.focus()
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: held() == "idle")
+        node.guest.now = replace(node.guest.now, policy="night")
+        await asyncio.to_thread(cause_event, sample_api)
+        await until(pilot, lambda: choice.chosen == "night")
+        assert held() == "idle"
+
+    on_screen(tmp_path, ContributeScreen(), act)
 
 
 def test_a_refusal_is_told_and_the_switch_goes_back(tmp_path: Path) -> None:
@@ -118,9 +142,11 @@ def test_a_refusal_is_told_and_the_switch_goes_back(tmp_path: Path) -> None:
         await until(pilot, lambda: not switch(screen).disabled and not switch(screen).value)
         assert screen.query_one("#failure").display
 
-    with running_api(replace(Config(), api=ApiConfig(port=0)), stand_in=Unwilling()) as api:
+    unwilling = SampleNode()
+    unwilling.guest.refusal = UsageError("[bold]not today[/]")
+    with running_api(ANY_PORT, stand_in=unwilling) as api:
         publish_api(api, tmp_path)
-        on_screen(tmp_path, act)
+        on_screen(tmp_path, ContributeScreen(), act)
 
 
 def test_without_a_daemon_it_says_so_and_goes_on_when_there_is_one(node: SampleNode, tmp_path: Path) -> None:
@@ -129,17 +155,17 @@ def test_without_a_daemon_it_says_so_and_goes_on_when_there_is_one(node: SampleN
         assert switch(screen).disabled
         await pilot.press("space")
         assert not switch(screen).value
-        with running_api(replace(Config(), api=ApiConfig(port=0)), stand_in=node) as first:
+        with running_api(ANY_PORT, stand_in=node) as first:
             publish_api(first, tmp_path)
             await until(pilot, lambda: not switch(screen).disabled)
         withdraw_api(tmp_path)
         await until(pilot, lambda: switch(screen).disabled)
         assert "goes on by itself" in text(screen, "switch-words")
 
-    on_screen(tmp_path, act)
+    on_screen(tmp_path, ContributeScreen(), act)
 
 
-@pytest.mark.usefixtures("api")
+@pytest.mark.usefixtures("sample_api")
 @pytest.mark.parametrize("size", [(60, 16), (200, 50), (20, 5)])
 def test_it_can_be_used_at_any_size(node: SampleNode, tmp_path: Path, size: tuple[int, int]) -> None:
     async def act(pilot: Pilot[None], screen: ContributeScreen) -> None:
@@ -147,7 +173,28 @@ def test_it_can_be_used_at_any_size(node: SampleNode, tmp_path: Path, size: tupl
         await pilot.press("space")
         await until(pilot, lambda: node.sharing)
 
-    on_screen(tmp_path, act, size)
+    on_screen(tmp_path, ContributeScreen(), act, size)
+
+
+@pytest.mark.usefixtures("sample_api")
+def test_nothing_is_lent_before_the_owner_has_said_yes(node: SampleNode, tmp_path: Path) -> None:
+    node.guest.now = replace(node.guest.now, consented=False)
+
+    async def act(pilot: Pilot[None], screen: ContributeScreen) -> None:
+        await until(pilot, lambda: not switch(screen).disabled)
+        assert "You are asked before anything is lent" in text(screen, "switch-words")
+        await pilot.press("space")
+        await until(pilot, lambda: asks_for_consent(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is screen and not switch(screen).value)
+        assert not node.sharing
+        await until(pilot, lambda: not switch(screen).disabled)
+        await pilot.press("space")
+        await until(pilot, lambda: asks_for_consent(pilot))
+        await pilot.press("y")
+        await until(pilot, lambda: node.sharing)
+
+    on_screen(tmp_path, ContributeScreen(), act)
 
 
 def test_words_of_strangers_are_inert() -> None:

@@ -22,6 +22,9 @@ def test_cells_say_what_is_known_and_no_more() -> None:
     assert shown("state") == ["█ online", "█ online", "░ loading", "x online", "  idle"]
     assert shown("rtt") == ["here", "7.8", "-", "41.0", "22.5"]
     assert shown("block") == ["2.00", "3.10", "-", "2.60", "-"]
+    assert shown("load") == ["4 free", "2 free", "3 free", "3 free", "-"]
+    assert BY_KEY["load"].shown(replace(CELLAR, slots_free=0, queue_ms=38.4)) == "full, 38 ms"
+    assert BY_KEY["version"].shown(replace(CELLAR, version="0.5.0")) == "0.5.0"
     assert shown("reach") == ["direct", "relayed", "direct", "direct", "direct"]
     assert shown("trust") == ["-", "-", "-", "quarantined", "-"]
 
@@ -54,6 +57,7 @@ def test_words_of_strangers_are_inert() -> None:
         state=HOSTILE,
         reach=HOSTILE,
         engine=HOSTILE,
+        version=HOSTILE,
         model=HOSTILE,
         trust="x",
         trust_reason=HOSTILE,

@@ -21,6 +21,12 @@ def test_a_prediction_is_called_one() -> None:
     assert route_text(CANCELLED) == "attic 0:30 12.0 ms; predicted, no token was decoded"
 
 
+def test_an_answer_under_way_is_called_one() -> None:
+    running = replace(CANCELLED, outcome="running")
+    assert route_text(running) == "attic 0:30 12.0 ms; predicted, no token yet"
+    assert route_text(replace(running, hops=())) == "looking for a route for smollm2-135m"
+
+
 def test_a_long_route_keeps_its_ends_and_its_slowest_hop() -> None:
     first, last = FINISHED.hops
     account = replace(FINISHED, hops=(first, last, *(replace(first, name=f"peer {n}") for n in range(20))), changes=())

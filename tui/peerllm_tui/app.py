@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from textual import work
 from textual.app import App, SystemCommand
@@ -13,17 +14,19 @@ from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from peerllm.errors import BadHistory, NotRunning, PeerllmError
-from peerllm.local.client import LocalClient
-from peerllm.local.launch import launch_daemon, wait_until_answering
+from peerllm.errors import NotRunning, PeerllmError
+from peerllm.local.lending import GuestStatus
 from peerllm.local.schema import Status
 from peerllm.locations import Locations
 from peerllm_tui.daemon import Daemon
-from peerllm_tui.history import History
+from peerllm_tui.history import open_history
 from peerllm_tui.inert_text import inert
 from peerllm_tui.status_line import StatusLine
 from peerllm_tui.watch import Watch
 from peerllm_tui.wording import daemon_state
+
+if TYPE_CHECKING:
+    from peerllm.local.client import LocalClient
 
 DARK, LIGHT = "textual-dark", "textual-light"
 
@@ -37,11 +40,19 @@ class Facts:
     """One look at a running daemon."""
 
     status: Status
+    guest: GuestStatus
     models: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def through(cls, client: LocalClient) -> Facts:
-        return cls(client.status(), tuple(client.models()))
+        return cls(client.status(), client.guest(), tuple(client.models()))
+
+
+@runtime_checkable
+class HasCommands(Protocol):
+    """A screen with commands of its own."""
+
+    def get_commands(self) -> Iterable[SystemCommand]: ...
 
 
 class PeerllmApp(App[None]):
@@ -65,15 +76,19 @@ class PeerllmApp(App[None]):
         *,
         model: str = "",
         keep_history: bool = True,
-        launch: Callable[[Locations], subprocess.Popen[bytes]] = launch_daemon,
+        launch: Callable[[Locations], subprocess.Popen[bytes]] | None = None,
     ) -> None:
-        """`model` is asked at first, else one that is ready; without `keep_history` nothing is written to disk."""
+        """`model` is asked at first, else one that is ready; without `keep_history` nothing is written to disk.
+
+        `launch` starts a daemon in another way than `peerllm up` does.
+        """
         super().__init__()
         self._launch = launch
         self.daemon = Daemon(locations)
         self.problem = "looking for the daemon …"
         self.first_model = model
-        self.history, self._history_problem = _history(locations, keep_history)
+        self.history, self._history_problem = open_history(locations, keep=keep_history)
+        self._asked_file = locations.asked_file
         self._starting = False
         self._launched: subprocess.Popen[bytes] | None = None  # held on to, or it would stay a zombie when it ends
         self._watch = Watch(self.daemon, Facts.through, self._found)
@@ -95,15 +110,15 @@ class PeerllmApp(App[None]):
         self.history.close()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        from peerllm_tui.chat_screen import ChatScreen
-
         yield from super().get_system_commands(screen)
-        if isinstance(screen, ChatScreen):
+        if isinstance(screen, HasCommands):
             yield from screen.get_commands()
         yield SystemCommand("Chat", "Ask a model of the swarm (F1)", lambda: self.action_show("chat"))
         yield SystemCommand("Swarm", "Who serves which blocks (F2)", lambda: self.action_show("swarm"))
         yield SystemCommand("Contribute", "What this machine lends (F3)", lambda: self.action_show("contribute"))
         yield SystemCommand("Light or dark", "Change between the two (Ctrl+T)", self.action_toggle_light)
+        if self.facts is not None and not self.facts.guest.consented:
+            yield SystemCommand("Lend this computer", "What that means, before it begins", self._ask_consent)
         if self.facts is None:
             yield SystemCommand("Start the daemon", "It stays; `peerllm down` stops it (F4)", self.action_start_daemon)
 
@@ -137,14 +152,20 @@ class PeerllmApp(App[None]):
 
     @work(thread=True, exclusive=True, group="start")
     def _start_daemon(self) -> None:
+        from peerllm.local.launch import launch_daemon, wait_until_answering
+
         locations = self.daemon.locations
         try:
-            self._launched = self._launch(locations)
-            wait_until_answering(locations, self._launched, timeout_s=_START_S).close()
+            self._launched = (self._launch or launch_daemon)(locations)
+            wait_until_answering(locations, self._launched, timeout_s=_START_S, report=self._setting_up).close()
         except (PeerllmError, OSError) as error:
             self.call_from_thread(self._started, str(error))
         else:
             self.call_from_thread(self._started, "")
+
+    def _setting_up(self, words: str, fraction: float | None) -> None:
+        """The first start fetches what the daemon needs."""
+        self.call_from_thread(self._say, words if fraction is None else f"{words} {fraction:.0%}")
 
     def _started(self, problem: str) -> None:
         self._starting = False
@@ -154,6 +175,28 @@ class PeerllmApp(App[None]):
         self._watch.hasten()
         self.refresh_bindings()
 
+    @work(exclusive=True, group="consent")
+    async def _ask_consent(self) -> None:
+        """On first opening, and by the palette: nothing is lent before the owner has said yes."""
+        from peerllm_tui.consent import Consent, consented
+
+        if self.facts is None:
+            return
+        self._asked_file.touch(mode=0o600)
+        policy = await self.push_screen_wait(Consent(self.facts.status))
+        if not policy:
+            self.notify("F3 lends this computer whenever you want to", markup=False)
+            return
+        try:
+            await asyncio.to_thread(self._tell, consented(policy))
+        except PeerllmError as error:
+            self.notify(inert(str(error)), title="Nothing is lent", severity="error", timeout=15, markup=False)
+        self._watch.hasten()
+
+    def _tell(self, order: Callable[[LocalClient], None]) -> None:
+        with self.daemon.client() as client:
+            order(client)
+
     @work(exclusive=True, group="watch")
     async def _follow(self) -> None:
         await self._watch.run()
@@ -162,6 +205,8 @@ class PeerllmApp(App[None]):
         if isinstance(seen, Facts):
             self.facts = seen
             self._say(daemon_state(seen.status))
+            if not (seen.guest.consented or self.screen.is_modal or self._asked_file.exists()):
+                self._ask_consent()
         else:
             self.facts = None
             self._say(_STARTING if self._starting else _NO_DAEMON if isinstance(seen, NotRunning) else inert(str(seen)))
@@ -183,17 +228,6 @@ class PeerllmApp(App[None]):
             screen.mount(line, before=0)
         line.said = self.problem
         line.state = self.facts.status.lifecycle.name if self.facts else ""
-
-
-def _history(locations: Locations, keep: bool) -> tuple[History, str]:
-    """The kept conversations, or those of this run alone and why."""
-    if not keep:
-        return History(None), ""
-    try:
-        locations.create()
-        return History(locations.conversations_file), ""
-    except (BadHistory, OSError) as error:
-        return History(None), f"{error}. Until then nothing is kept."
 
 
 def _chat_screen() -> Screen[Any]:

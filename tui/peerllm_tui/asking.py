@@ -7,12 +7,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from textual.message import Message
 
 from peerllm.errors import ModelLoading, NoPeers, PeerllmError
-from peerllm.local.accounts import RequestAccount
-from peerllm.local.client import ChatDone, LocalClient
 from peerllm_tui.conversation import Conversation
 from peerllm_tui.daemon import Daemon
+
+if TYPE_CHECKING:
+    from peerllm.local.accounts import RequestAccount
+    from peerllm.local.client import ChatDone, LocalClient
 
 WAIT_S = 120.0
 """For peers and loading, as `peerllm run` waits."""
@@ -98,6 +103,8 @@ class Asking:
                     return Stopped()
 
     def _answer(self, heard: Callable[[Happening], None]) -> Happening:
+        from peerllm.local.client import ChatDone
+
         asked = self.conversation
         with self._daemon.client() as client:
             self._client = client
@@ -117,6 +124,16 @@ class Asking:
                     self._heard_any = True
                     heard(Piece(piece))
         raise PeerllmError("the answer broke off: the daemon closed the connection")
+
+
+@dataclass
+class AnswerOver(Message):
+    """An answer has ended, and this is its text; `remark` is what is to be known of one that is not whole."""
+
+    asking: Asking
+    text: str
+    remark: str
+    ended: Ended | None = None
 
 
 def _account(client: LocalClient, request_id: str) -> RequestAccount | None:

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, cast
 
 from textual import on, work
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Footer
 
 from peerllm.errors import BadHistory
 from peerllm_tui.app import Facts, PeerllmApp
-from peerllm_tui.asking import Asking, Ended, Failed, Happening, Noted, Piece, Reasoned
-from peerllm_tui.code_blocks import code_blocks
+from peerllm_tui.asking import AnswerOver, Asking
+from peerllm_tui.chat_commands import chat_commands
+from peerllm_tui.code_blocks import CodeCopier
 from peerllm_tui.conversation import Conversation, Sampling
 from peerllm_tui.conversation_list import ConversationList
-from peerllm_tui.dialogs import Terms
+from peerllm_tui.facts_line import FactsLine
 from peerllm_tui.inert_text import inert
 from peerllm_tui.model_picker import ModelPicker
 from peerllm_tui.question_box import QuestionBox
 from peerllm_tui.turn_list import TurnList
-from peerllm_tui.turn_views import AnswerView
-from peerllm_tui.wording import ENDS, NO_MODEL, SEEN_BY, STOPPED, answer_facts, route_facts, seen_by
+from peerllm_tui.wording import NO_MODEL, STOPPED
 
 _SIDEBAR_WIDTH = 90  # columns from which the sidebar is open at first
 _UNDER_WAY = "an answer is under way; Esc stops it"
@@ -49,28 +48,16 @@ class ChatScreen(Screen[None]):
         Binding("pagedown", "scroll(1)", "Down", show=False, priority=True),
     ]
     CSS = """
-    ChatScreen #facts { height: auto; max-height: 3; color: $text-muted; padding: 0 1; }
-    ChatScreen.-short #facts { max-height: 2; }
     ChatScreen ConversationList { display: none; }
     ChatScreen.-listing ConversationList { display: block; }
     """
     VERTICAL_BREAKPOINTS = [(0, "-short"), (24, "-tall")]  # noqa: RUF012  # as Textual declares it
 
-    @dataclass
-    class Heard(Message):
-        """An answer under way tells something."""
-
-        asking: Asking
-        happening: Happening
-
     def __init__(self) -> None:
         super().__init__()
         self._conversation = Conversation()
-        self._asking: Asking | None = None
-        self._view: AnswerView | None = None
-        self._note = ""
-        self._editing = False
-        self._next_code = 0
+        self._asking: Asking | None = None  # for the answer under way
+        self._code = CodeCopier()
 
     @property
     def peerllm(self) -> PeerllmApp:
@@ -91,7 +78,7 @@ class ChatScreen(Screen[None]):
             with Vertical():
                 yield ModelPicker(self.peerllm.first_model)
                 yield TurnList()
-                yield Static("", id="facts", markup=False)
+                yield FactsLine()
                 yield QuestionBox("Your question")
         yield Footer(compact=True)
 
@@ -99,38 +86,22 @@ class ChatScreen(Screen[None]):
         self._sidebar = self.query_one(ConversationList)
         self._picker = self.query_one(ModelPicker)
         self._turns = self.query_one(TurnList)
+        self._facts = self.query_one(FactsLine)
         self._box = self.query_one(QuestionBox)
         self.set_class(self.app.size.width >= _SIDEBAR_WIDTH, "-listing")
-        self._facts("")
         await self._turns.show(self._conversation)
         self.watch(self.app, "facts", self._take_facts)
         self._box.focus()
 
     def on_unmount(self) -> None:
-        if self._asking is None or self._view is None:
+        if self._asking is None:
             return
         self._asking.stop()
         with suppress(BadHistory):  # nobody is there to be told
-            self.peerllm.history.save(self._conversation.answered(self._view.text, STOPPED))
+            self.peerllm.history.save(self._conversation.answered(self._turns.answer_so_far, STOPPED))
 
     def get_commands(self) -> Iterable[SystemCommand]:
-        """What the palette offers for this screen."""
-        yield SystemCommand("New conversation", "Ctrl+N", self.action_new)
-        if self._conversation.turns:
-            yield from self._commands_for(self._conversation)
-        yield SystemCommand("System prompt and sampling", "Ctrl+S", self.action_terms)
-        yield SystemCommand("Delete all conversations", "All that is kept, for good", self._sidebar.delete_all)
-
-    def _commands_for(self, conversation: Conversation) -> Iterable[SystemCommand]:
-        sidebar, here = self._sidebar, "Into the present folder"
-        yield SystemCommand("Edit last question", "Up in an empty question box", self.action_edit_last)
-        yield SystemCommand("Answer again", "Ctrl+R", self.action_again)
-        yield SystemCommand("Copy answer", "F5", self.action_copy_answer)
-        yield SystemCommand("Copy code", "F6; once more for the block before", self.action_copy_code)
-        yield SystemCommand("Rename conversation", "This one", lambda: sidebar.rename(conversation))
-        yield SystemCommand("Export as Markdown", here, lambda: sidebar.export(conversation, "md"))
-        yield SystemCommand("Export as JSON", here, lambda: sidebar.export(conversation, "json"))
-        yield SystemCommand("Delete conversation", "This one, for good", lambda: sidebar.delete(conversation))
+        return chat_commands(self)
 
     def _take_facts(self, facts: Facts | None) -> None:
         if facts is not None:
@@ -144,13 +115,11 @@ class ChatScreen(Screen[None]):
         if not self._picker.chosen:
             self._say(self.peerllm.problem if self.peerllm.facts is None else NO_MODEL)
             return
-        if self._editing:
-            self._conversation = self._conversation.without_last_question()
-            self._editing = False
-        self._conversation = replace(self._conversation.asked(event.text), model=self._picker.chosen)
-        self._box.clear()
+        before = self._conversation.without_last_question() if event.anew else self._conversation
+        self._conversation = replace(before.asked(event.text), model=self._picker.chosen)
+        self._box.empty()
         await self._turns.show(self._conversation)
-        await self._answer()
+        await self._begin_answer()
 
     async def action_again(self) -> None:
         """Another answer to the last question, or a first one."""
@@ -158,79 +127,34 @@ class ChatScreen(Screen[None]):
             return
         self._conversation = replace(self._conversation.without_last_answer(), model=self._picker.chosen)
         await self._turns.show(self._conversation)
-        await self._answer()
+        await self._begin_answer()
 
-    async def _answer(self) -> None:
+    async def _begin_answer(self) -> None:
         self._conversation = self._sidebar.keep(self._conversation)
-        self._note = ""
-        self._view = await self._turns.begin_answer()
-        self._facts("")
-        self._asking = Asking(self.peerllm.daemon, self._conversation)
-        self._run(self._asking)
-
-    @work(thread=True, group="answer")
-    def _run(self, asking: Asking) -> None:
-        def tell(happening: Happening) -> None:
-            self.post_message(self.Heard(asking, happening))
-
-        asking.run(tell)
-
-    @on(Heard)
-    async def _hear(self, event: Heard) -> None:
-        if event.asking is not self._asking or self._view is None:
-            return
-        match event.happening:
-            case Noted(text):
-                self._note = text
-                self._view.about(text)
-            case Reasoned(text):
-                self._view.reason(text)
-            case Piece(text):
-                if not self._view.text:
-                    self._view.about(self._note if SEEN_BY in self._note else "")
-                await self._view.add(text)
-            case last:
-                await self._end(self._view, last)
-
-    async def _end(self, view: AnswerView, last: Happening) -> None:
-        await view.end()
-        remark = ""
-        if isinstance(last, Ended):
-            remark = ENDS.get(last.done.reason, "")
-            self._facts(
-                f"{answer_facts(last.done, self._picker.context_tokens)}\n{route_facts(last.done, last.account)}"
-            )
-            view.about(" ".join(filter(None, (remark, self._seen_by(last)))))
-        elif isinstance(last, Failed):
-            remark = last.message
-            again = "" if view.text else " Ctrl+R tries again."
-            view.about(f"{remark}{again}", failed=True)
-        else:
-            remark = STOPPED
-            view.about(remark)
-        self._keep_answer(remark)
-
-    def _seen_by(self, ended: Ended) -> str:
+        self._facts.say("")
         facts = self.peerllm.facts
-        if ended.account is None or not ended.account.hops or facts is None:
-            return self._note if SEEN_BY in self._note else ""
-        return seen_by(ended.account, facts.status.peer_id)
+        own_id = facts.status.peer_id if facts is not None else ""
+        self._asking = Asking(self.peerllm.daemon, self._conversation)
+        await self._turns.begin_answer(self._asking, own_id)
 
-    def _keep_answer(self, remark: str) -> None:
+    @on(AnswerOver)
+    def _end_answer(self, event: AnswerOver) -> None:
         """What there is of the answer belongs to the conversation, however it ended."""
+        if event.asking is not self._asking:
+            return
+        if event.ended is not None:
+            self._facts.tell(event.ended, self._picker.context_tokens)
         self._asking = None
-        self._next_code = 0
-        if self._view is not None and self._view.text:
-            self._conversation = self._conversation.answered(self._view.text, remark)
-            self._conversation = self._sidebar.keep(self._conversation)
+        self._code.restart()
+        if event.text:
+            self._conversation = self._sidebar.keep(self._conversation.answered(event.text, event.remark))
 
     def action_stop(self) -> None:
         """Stop the answer, or leave what is being done instead of asking."""
         if self._asking is not None:
             self._asking.stop()
-        elif self._editing:
-            self._editing = False
-            self._box.clear()
+        elif self._box.is_editing:
+            self._box.empty()
         self._box.focus()
 
     @on(QuestionBox.EditLast)
@@ -239,12 +163,8 @@ class ChatScreen(Screen[None]):
         question = self._conversation.last_question
         if self._asking is not None or not question:
             return
-        self._editing = True
-        box = self._box
-        box.text = question
-        box.move_cursor(box.document.end)
-        box.focus()
-        self._facts("editing the last question: Enter asks it anew, Esc leaves it")
+        self._box.write_anew(question)
+        self._facts.say("editing the last question: Enter asks it anew, Esc leaves it")
 
     @on(ConversationList.Chosen)
     async def _choose(self, event: ConversationList.Chosen) -> None:
@@ -259,11 +179,10 @@ class ChatScreen(Screen[None]):
             self._say(_UNDER_WAY)
             return
         self._conversation = conversation
-        self._editing = False
-        self._view = None
-        self._next_code = 0
+        self._box.leave_edit()
+        self._code.restart()
         self._picker.prefer(conversation.model)
-        self._facts("")
+        self._facts.say("")
         await self._turns.show(conversation)
         self._sidebar.show(conversation.id)
         self._box.focus()
@@ -285,6 +204,8 @@ class ChatScreen(Screen[None]):
     @work
     async def action_terms(self) -> None:
         """System prompt and sampling of this conversation and those begun after it."""
+        from peerllm_tui.dialogs import Terms
+
         now = self._conversation
         terms = await self.app.push_screen_wait(Terms(now.system, now.sampling))
         if terms is not None:
@@ -296,21 +217,17 @@ class ChatScreen(Screen[None]):
             self._conversation = self._sidebar.keep(self._conversation)
 
     def action_copy_answer(self) -> None:
-        answer = self._view.text if self._asking and self._view else self._conversation.last_answer
+        answer = self._turns.answer_so_far if self._asking else self._conversation.last_answer
         if answer:
             self.app.copy_to_clipboard(answer)
             self._say("the answer is copied")
 
     def action_copy_code(self) -> None:
         """The last block of code; once more for the one before it."""
-        blocks = code_blocks(self._conversation.last_answer)
-        if not blocks:
-            self._say("there is no code in the last answer")
-            return
-        place = len(blocks) - 1 - self._next_code % len(blocks)
-        self._next_code += 1
-        self.app.copy_to_clipboard(blocks[place])
-        self._say(f"code {place + 1} of {len(blocks)} is copied")
+        code, said = self._code.next(self._conversation.last_answer)
+        if code:
+            self.app.copy_to_clipboard(code)
+        self._say(said)
 
     def action_pick_model(self) -> None:
         self._picker.focus()
@@ -333,11 +250,6 @@ class ChatScreen(Screen[None]):
     @on(ModelPicker.Changed)
     def _model_picked(self) -> None:
         self._box.focus()
-
-    def _facts(self, text: str) -> None:
-        facts = self.query_one("#facts", Static)
-        facts.update(text)
-        facts.display = bool(text)
 
     def _say(self, text: str) -> None:
         self.notify(inert(text), markup=False)

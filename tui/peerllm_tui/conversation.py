@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerllm.errors import UsageError
-from peerllm.local.client import ChatMessage
+
+if TYPE_CHECKING:
+    from peerllm.local.client import ChatMessage
 
 TITLE_CHARS = 60
 UNTITLED = "New conversation"
@@ -91,6 +93,8 @@ class Conversation:
 
     def messages(self) -> list[ChatMessage]:
         """What the model is shown."""
+        from peerllm.local.client import ChatMessage
+
         system = [ChatMessage("system", self.system)] if self.system.strip() else []
         return [*system, *(ChatMessage(turn.role, turn.content) for turn in self.turns)]
 

@@ -18,7 +18,6 @@ from textual.widgets.option_list import Option
 from peerllm.atomic_write import write_atomically
 from peerllm.errors import BadHistory
 from peerllm_tui.conversation import Conversation
-from peerllm_tui.dialogs import Confirmation, OneLine
 from peerllm_tui.export import as_json, as_markdown, file_name
 from peerllm_tui.history import History
 from peerllm_tui.inert_text import counted, inert
@@ -105,6 +104,8 @@ class ConversationList(Vertical):
 
     @work
     async def rename(self, conversation: Conversation) -> None:
+        from peerllm_tui.dialogs import OneLine
+
         title = await self.app.push_screen_wait(OneLine("Title of this conversation", conversation.name))
         if title is None:
             return
@@ -118,12 +119,16 @@ class ConversationList(Vertical):
 
     @work
     async def delete(self, conversation: Conversation) -> None:
+        from peerllm_tui.dialogs import Confirmation
+
         question = f"Delete “{inert(conversation.name)}”? It cannot be brought back."
         if await self.app.push_screen_wait(Confirmation(question, "Delete")):
             self._delete(conversation.id)
 
     @work
     async def delete_all(self) -> None:
+        from peerllm_tui.dialogs import Confirmation
+
         question = "Delete all conversations that are kept? They cannot be brought back."
         if await self.app.push_screen_wait(Confirmation(question, "Delete all")):
             self._delete(0)

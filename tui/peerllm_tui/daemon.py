@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from peerllm.local.client import LocalClient
-from peerllm.local.rendezvous import find_daemon
-from peerllm.local.schema import Event
 from peerllm.locations import Locations
+
+if TYPE_CHECKING:
+    from peerllm.local.client import LocalClient
 
 
 @dataclass(frozen=True)
@@ -20,9 +19,6 @@ class Daemon:
 
     def client(self) -> LocalClient:
         """A client, to be closed by the caller; raises `NotRunning`."""
-        return LocalClient(*find_daemon(self.locations))
+        from peerllm.local.client import LocalClient  # httpx takes 0.1 s, in a thread, when the screen is painted
 
-    def events(self) -> Iterator[Event]:
-        """What changes, until the daemon goes away; raises `NotRunning` if there is none."""
-        with self.client() as client, contextlib.closing(client.events()) as events:
-            yield from events
+        return LocalClient.connect(self.locations)

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from peerllm.errors import BadHistory
+from peerllm.locations import Locations
 from peerllm_tui.conversation import Conversation, Sampling, Turn
 
 SCHEMA_VERSION = 1
@@ -174,6 +175,17 @@ class History:
         except (sqlite3.Error, OSError) as error:
             where = self.file or "the history in memory"
             raise BadHistory(f"{where} cannot be used: {error}; move it away to begin anew") from error
+
+
+def open_history(locations: Locations, *, keep: bool) -> tuple[History, str]:
+    """The kept conversations, or those of this run alone and why."""
+    if not keep:
+        return History(None), ""
+    try:
+        locations.create()
+        return History(locations.conversations_file), ""
+    except (BadHistory, OSError) as error:
+        return History(None), f"{error}. Until then nothing is kept."
 
 
 def _opened(file: Path | None) -> sqlite3.Connection:

@@ -30,9 +30,10 @@ COLUMNS = (
     Column("state", "State", lambda peer: peer.state, lambda peer: _state(peer)),
     Column("rtt", "RTT ms", lambda peer: peer.rtt_ms, lambda peer: _rtt(peer)),
     Column("block", "ms/block", lambda peer: peer.decode_ms or None, lambda peer: _ms(peer.decode_ms or None, 2)),
-    Column("free", "Free", lambda peer: -peer.slots_free if peer.span else None, lambda peer: _free(peer)),
+    Column("load", "Load", lambda peer: _load_order(peer) if peer.span else None, lambda peer: _load(peer)),
     Column("reach", "Reach", lambda peer: peer.reach or None, lambda peer: _text(peer.reach)),
     Column("trust", "Trust", lambda peer: peer.trust or None, lambda peer: _text(peer.trust)),
+    Column("version", "Version", lambda peer: peer.version or None, lambda peer: _text(peer.version)),
     Column("engine", "Engine", lambda peer: peer.engine or None, lambda peer: _text(peer.engine)),
     Column("model", "Model", lambda peer: peer.model or None, lambda peer: _text(peer.model)),
 )
@@ -80,8 +81,17 @@ def _ms(value: float | None, digits: int) -> str:
     return _UNKNOWN if value is None else f"{value:.{digits}f}"
 
 
-def _free(peer: PeerInfo) -> str:
-    return str(peer.slots_free) if span_of(peer) else _UNKNOWN
+def _load_order(peer: PeerInfo) -> float:
+    """Whoever has room for more sessions first, then by how long tokens wait."""
+    return peer.queue_ms - 1e6 * peer.slots_free
+
+
+def _load(peer: PeerInfo) -> str:
+    """Sessions it has room for, and how long a token waits there."""
+    if not span_of(peer):
+        return _UNKNOWN
+    room = f"{peer.slots_free} free" if peer.slots_free else "full"
+    return f"{room}, {peer.queue_ms:.0f} ms" if peer.queue_ms >= 1 else room
 
 
 def _text(text: str) -> str:

@@ -20,19 +20,37 @@ class QuestionBox(TextArea):
 
     @dataclass
     class Asked(Message):
+        """A question; `anew` if it is the last one, written anew."""
+
         text: str
+        anew: bool = False
 
     class EditLast(Message):
         """The last question is to be written anew."""
 
     def __init__(self, placeholder: str) -> None:
         super().__init__(compact=True, placeholder=placeholder, highlight_cursor_line=False)
+        self.is_editing = False
+        """Is the last question written anew?"""
+
+    def write_anew(self, question: str) -> None:
+        self.is_editing = True
+        self.text = question
+        self.move_cursor(self.document.end)
+        self.focus()
+
+    def leave_edit(self) -> None:
+        self.is_editing = False
+
+    def empty(self) -> None:
+        self.clear()
+        self.leave_edit()
 
     async def _on_key(self, event: events.Key) -> None:
         if event.key == "enter":
             self._take(event)
             if self.text.strip():
-                self.post_message(self.Asked(self.text.strip()))
+                self.post_message(self.Asked(self.text.strip(), self.is_editing))
         elif event.key in _NEW_LINE:
             self._take(event)
             self.insert("\n")

@@ -2,55 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from rich.text import Text
 from textual import on
-from textual.app import ComposeResult
+from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.style import Style
 from textual.widgets import DataTable, Footer, Static
 
 from peerllm.errors import PeerllmError, UnknownRequest
 from peerllm.local.accounts import RequestAccount
 from peerllm.local.client import LocalClient
-from peerllm.local.schema import PeerInfo, SwarmInfo
-from peerllm_tui.block_map import COMING, DISPUTED, HOLE, LEAVING, OWN, SERVING, SHUNNED, MapRow, block_map, sign_of
+from peerllm.local.schema import SwarmInfo
+from peerllm_tui.block_map import block_map
 from peerllm_tui.coverage_risk import coverage_risk, risk_text
-from peerllm_tui.inert_text import counted, inert
-from peerllm_tui.peer_table import COLUMNS, Column, sorted_peers, troubles
+from peerllm_tui.inert_text import inert
+from peerllm_tui.peer_table import COLUMNS, sorted_peers
 from peerllm_tui.route_text import MOST_HOPS, route_text
-from peerllm_tui.served_models import ModelKey, ServedModel, named, served_models
+from peerllm_tui.served_models import ModelKey, ServedModel, served_models
+from peerllm_tui.swarm_text import MODEL_CHARS, about, cell, legend, line, line_of, model_choice, where
 from peerllm_tui.watch import HasDaemon, Watch
 
-_MODEL_CHARS = 40
-_TONES = {"$success": "green", "$warning": "yellow", "$error": "red"}
-"""Tables take no variables of the theme."""
-
 _FEW_HOPS = 2
+_LIVE_S = 0.5
+"""Between looks at the route of a running answer, of which no event tells."""
 _MARGIN = 3  # columns beside the map: its padding and its scroll bar
 
 
 @dataclass(frozen=True)
 class SwarmLook:
-    """What one look at the daemon brought; `last` is None before the first answer."""
+    """What one look at the daemon brought; `running` is the answer under way, `last` the one that ended last."""
 
     swarm: SwarmInfo
     models: tuple[ServedModel, ...]
+    running: RequestAccount | None
     last: RequestAccount | None
 
     @classmethod
     def through(cls, client: LocalClient) -> SwarmLook:
         swarm = client.swarm()
-        try:
-            last = client.request("last")
-        except UnknownRequest:
-            last = None
-        return cls(swarm, served_models(swarm.peers, client.records().records), last)
+        models = served_models(swarm.peers, client.records().records)
+        return cls(swarm, models, _account(client, "running"), _account(client, "last"))
 
 
 class SwarmScreen(Screen[None]):
@@ -85,6 +82,7 @@ class SwarmScreen(Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
+        self._watch: Watch[SwarmLook] | None = None
         self._look: SwarmLook | None = None
         self._chosen: ModelKey | None = None
         self._column = COLUMNS[1]
@@ -94,7 +92,7 @@ class SwarmScreen(Screen[None]):
         yield Static("looking for the daemon …", id="where", markup=False)
         with VerticalScroll(id="map-box", can_focus=False):
             yield Static(id="map", markup=False)
-        yield Static(_legend(), id="legend")
+        yield Static(legend(), id="legend")
         yield Static(id="risk", markup=False)
         yield Static(id="route", markup=False)
         yield DataTable[Text](id="peers", cursor_type="row", zebra_stripes=True)
@@ -105,8 +103,8 @@ class SwarmScreen(Screen[None]):
         self._table.focus()
 
     def on_screen_resume(self) -> None:
-        watch = Watch(cast("HasDaemon", self.app).daemon, SwarmLook.through, self._show)
-        self.run_worker(watch.run(), group="watch", exclusive=True)
+        self._watch = Watch(cast("HasDaemon", self.app).daemon, SwarmLook.through, self._show)
+        self.run_worker(self._watch.run(), group="watch", exclusive=True)
 
     def on_screen_suspend(self) -> None:
         self.workers.cancel_group(self, "watch")
@@ -114,6 +112,12 @@ class SwarmScreen(Screen[None]):
     def on_resize(self) -> None:
         self.call_after_refresh(self._show_model)
         self.call_after_refresh(self._show_route)
+
+    def get_commands(self) -> Iterable[SystemCommand]:
+        """What the palette offers for this screen."""
+        yield SystemCommand("Sort peers by the next column", "s", self.action_sort)
+        yield SystemCommand("Reverse the order of peers", "r", self.action_reverse)
+        yield SystemCommand("Show the next model", "m", self.action_next_model)
 
     def action_sort(self) -> None:
         self._column = COLUMNS[(COLUMNS.index(self._column) + 1) % len(COLUMNS)]
@@ -145,7 +149,7 @@ class SwarmScreen(Screen[None]):
     def _show_peer(self, event: DataTable.RowHighlighted) -> None:
         peers = self._look.swarm.peers if self._look else ()
         peer = next((peer for peer in peers if peer.peer_id == event.row_key.value), None)
-        self.query_one("#peer", Static).update(_about(peer) if peer else "")
+        self.query_one("#peer", Static).update(about(peer) if peer else "")
 
     @property
     def _table(self) -> DataTable[Text]:
@@ -160,6 +164,8 @@ class SwarmScreen(Screen[None]):
         self._show_model()
         self._show_peers()
         self._show_route()
+        if look.running and self._watch is not None:
+            self.set_timer(_LIVE_S, self._watch.hasten)
 
     @property
     def _model(self) -> ServedModel | None:
@@ -176,21 +182,23 @@ class SwarmScreen(Screen[None]):
             shown.update("nobody in view lends anything yet")
             self.query_one("#risk", Static).update("")
         else:
-            shown.update(Content("\n").join(map(_line_of, block_map(chosen, self.size.width - _MARGIN))))
+            shown.update(Content("\n").join(map(line_of, block_map(chosen, self.size.width - _MARGIN))))
             risk = coverage_risk(chosen)
             style = "bold $error" if risk.holes else "$warning" if risk.alone else "$success"
-            self.query_one("#risk", Static).update(_line(inert(chosen.name, _MODEL_CHARS), risk_text(chosen), style))
+            self.query_one("#risk", Static).update(line(inert(chosen.name, MODEL_CHARS), risk_text(chosen), style))
         if not self.has_class("-away"):
-            where = Content("  ").join([_where(self._look.swarm), *_model_choice(self._look.models, chosen)])
-            self.query_one("#where", Static).update(where)
+            heading = Content("  ").join([where(self._look.swarm), *model_choice(self._look.models, chosen)])
+            self.query_one("#where", Static).update(heading)
 
     def _show_route(self) -> None:
         if self._look is None:
             return
-        last, words = self._look.last, "nothing was answered since the daemon started"
-        if last is not None:
-            words = route_text(last, most_hops=_FEW_HOPS if self.has_class("-short") else MOST_HOPS)
-        self.query_one("#route", Static).update(_line("last answer", words))
+        account = self._look.running or self._look.last
+        words = "nothing was answered since the daemon started"
+        if account is not None:
+            words = route_text(account, most_hops=_FEW_HOPS if self.has_class("-short") else MOST_HOPS)
+        title = "answering now" if self._look.running else "last answer"
+        self.query_one("#route", Static).update(line(title, words, "$success" if self._look.running else ""))
 
     def _show_peers(self) -> None:
         """The rows anew; the cursor stays at its peer."""
@@ -204,59 +212,13 @@ class SwarmScreen(Screen[None]):
         for column in COLUMNS:
             table.add_column(Text(column.title + (arrow if column is self._column else "")), key=column.key)
         for peer in sorted_peers(self._look.swarm.peers, self._column, backwards=self._backwards):
-            table.add_row(*(_cell(column, peer) for column in COLUMNS), key=peer.peer_id)
+            table.add_row(*(cell(column, peer) for column in COLUMNS), key=peer.peer_id)
         if chosen is not None and chosen in table.rows:
             table.move_cursor(row=table.get_row_index(chosen), scroll=False)
 
 
-def _cell(column: Column, peer: PeerInfo) -> Text:
-    """Text that is never markup, in the colours of the map where it says the same as that."""
-    says_it_too = (column.key == "state" and peer.span) or (column.key == "trust" and peer.trust)
-    return Text(column.shown(peer), style=_TONES[sign_of(peer).style] if says_it_too else "")
-
-
-def _where(swarm: SwarmInfo) -> Content:
-    others = sum(1 for peer in swarm.peers if not peer.you)
-    return Content.assemble((inert(swarm.name, _MODEL_CHARS), "bold"), f": {counted(others, 'other peer')} in view")
-
-
-def _model_choice(models: tuple[ServedModel, ...], chosen: ServedModel | None) -> list[Content]:
-    """Where there is a choice, all of them, the chosen one reversed; a click shows one."""
-    if len(models) < 2:
-        return []
-    return [
-        Content(f" {title} ")
-        .stylize(Style.from_meta({"@click": f"screen.show_model({number})"}))
-        .stylize("reverse" if model is chosen else "")
-        for number, (title, model) in enumerate(zip(_titles(models), models, strict=True))
-    ]
-
-
-def _titles(models: tuple[ServedModel, ...]) -> list[str]:
-    """Names, with the end of the fingerprint where two models have the same."""
-    names = [inert(model.name, _MODEL_CHARS) for model in models]
-    return [
-        name if names.count(name) == 1 else f"{name} …{inert(model.fingerprint[-6:])}"
-        for name, model in zip(names, models, strict=True)
-    ]
-
-
-def _legend() -> Content:
-    signs = (SERVING, COMING, LEAVING, DISPUTED, SHUNNED)
-    drawn = [Content.assemble((sign.character, sign.style), f" {sign.meaning}") for sign in signs]
-    return Content("   ").join([*drawn, Content(f"{HOLE} nobody"), Content(f"{OWN} this machine")])
-
-
-def _line_of(row: MapRow) -> Content:
-    return Content.assemble((row.label, "bold" if row.peer and row.peer.you else ""), *row.bar)
-
-
-def _line(title: str, text: str, style: str = "") -> Content:
-    return Content.assemble((f"{title}: ", "bold"), (text, style))
-
-
-def _about(peer: PeerInfo) -> Content:
-    said = troubles(peer)
-    return Content.assemble(
-        (named(peer), "bold"), f" {inert(peer.peer_id)}", *((f" · {trouble}", "$warning") for trouble in said)
-    )
+def _account(client: LocalClient, name: str) -> RequestAccount | None:
+    try:
+        return client.request(name)
+    except UnknownRequest:
+        return None

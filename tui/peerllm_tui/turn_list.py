@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.containers import VerticalScroll
-from textual.widgets import Static
+from textual.widget import Widget
 
-from peerllm_tui.conversation import USER, Conversation
-from peerllm_tui.turn_views import AnswerView, QuestionView
-from peerllm_tui.wording import WAITING
+from peerllm_tui.conversation import USER, Conversation, Turn
+from peerllm_tui.welcome import Welcome
 
-_HINT = "Ask something. Enter sends, Ctrl+J or Shift+Enter breaks the line, Ctrl+P has every command."
+if TYPE_CHECKING:
+    from peerllm_tui.asking import Asking
+    from peerllm_tui.turn_views import AnswerView
 
 
 class TurnList(VerticalScroll, can_focus=False):
     DEFAULT_CSS = """
     TurnList { height: 1fr; padding: 0 1; }
-    TurnList .hint { color: $text-muted; padding: 1 1; }
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: AnswerView | None = None
+
+    @property
+    def answer_so_far(self) -> str:
+        """Of the answer that was begun last."""
+        return self._last.text if self._last is not None else ""
+
     async def show(self, conversation: Conversation) -> None:
-        views = [
-            QuestionView(turn.content) if turn.role == USER else AnswerView(turn.content, turn.remark)
-            for turn in conversation.turns
-        ]
+        views: list[Widget] = [_view(turn) for turn in conversation.turns]
         with self.app.batch_update():
             await self.remove_children()
-            await self.mount_all(views or [Static(_HINT, classes="hint", markup=False)])
+            await self.mount_all(views or [Welcome()])
         self.anchor()
 
-    async def begin_answer(self) -> AnswerView:
-        view = AnswerView(remark=WAITING)
-        await self.mount(view)
+    async def begin_answer(self, asking: Asking, own_id: str) -> None:
+        from peerllm_tui.streamed_answer import StreamedAnswer
+
+        self._last = StreamedAnswer(asking, own_id)
+        await self.mount(self._last)
         self.anchor()
-        return view
+
+
+def _view(turn: Turn) -> Widget:
+    from peerllm_tui.turn_views import AnswerView, QuestionView  # Markdown, which an empty chat need not wait for
+
+    return QuestionView(turn.content) if turn.role == USER else AnswerView(turn.content, turn.remark)

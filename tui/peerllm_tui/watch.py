@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Generic, Protocol, TypeVar
-
-import httpx
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from peerllm.errors import NotRunning, PeerllmError
-from peerllm.local.client import LocalClient
-from peerllm.local.rendezvous import find_daemon
 from peerllm_tui.daemon import Daemon
+
+if TYPE_CHECKING:
+    from peerllm.local.client import LocalClient
 
 T = TypeVar("T")
 
@@ -92,6 +91,10 @@ async def _changes(daemon: Daemon) -> AsyncGenerator[str]:
 
     `LocalClient.events` would do, were there a way to wake a thread that waits in it when its screen closes.
     """
+    import httpx
+
+    from peerllm.local.rendezvous import find_daemon
+
     address, token = await asyncio.to_thread(find_daemon, daemon.locations)
     timeout = httpx.Timeout(_CONNECT_S, read=_SILENCE_S)
     headers = {"Authorization": f"Bearer {token}"}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peerllm.local.accounts import RequestAccount
-from peerllm.local.client import ChatDone
 from peerllm.local.schema import Status
 from peerllm_tui.inert_text import counted, inert, listed
 from peerllm_tui.route_text import route_text
+
+if TYPE_CHECKING:
+    from peerllm.local.accounts import RequestAccount
+    from peerllm.local.client import ChatDone
 
 NO_MODEL = "no model in the swarm yet"
 WAITING = "waiting for the first token"
