@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from peerllm.cli.node_part import go_where_it_runs
 from peerllm.cli.parser import build_parser
 from peerllm.errors import PeerllmError
 
@@ -17,15 +18,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code of the verb: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 no terminal, 5 no peers, 130 interrupted."""
     parsed = build_parser().parse_args(arguments)
     try:
-        code = _run(parsed)
+        code = _run(parsed, sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         return _quiet_end()
     return code
 
 
-def _run(parsed: argparse.Namespace) -> int:
+def _run(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     try:
+        go_where_it_runs(parsed.verb, arguments)
         return parsed.run(parsed)
     except KeyboardInterrupt:
         return _INTERRUPTED

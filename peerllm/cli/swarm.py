@@ -1,4 +1,4 @@
-"""``peerllm peers``, ``swarm`` and ``share``."""
+"""``peerllm peers`` and ``swarm``."""
 
 from __future__ import annotations
 
@@ -25,11 +25,6 @@ def add_swarm_commands(verbs: Subparsers) -> None:
     swarm.add_argument("--json", action="store_true", help="as JSON")
     swarm.set_defaults(run=_swarm)
     add_swarm_choices(swarm)
-
-    share = verbs.add_parser("share", help="lend this machine, or stop lending it")
-    share.add_argument("switch", choices=("on", "off", "status"))
-    share.add_argument("--json", action="store_true", help="as JSON")
-    share.set_defaults(run=_share)
 
 
 def _peers(arguments: argparse.Namespace) -> int:
@@ -102,17 +97,3 @@ def _map(span: str, blocks: int) -> str:
 def _bounds(span: str) -> tuple[int, int]:
     start, _, end = span.partition(":")
     return int(start), int(end)
-
-
-def _share(arguments: argparse.Namespace) -> int:
-    with connect() as client:
-        if arguments.switch != "status":
-            client.share(arguments.switch == "on")
-        lent = client.status().contribution
-    if arguments.json:
-        print_json(lent.to_json())
-    elif lent.enabled:
-        print(f"sharing is on: {f'blocks {lent.span}' if lent.span else 'no blocks yet'} of {lent.model}")
-    else:
-        print("sharing is off" + (f": {lent.reason}" if lent.reason else ""))
-    return 0
