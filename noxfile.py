@@ -12,7 +12,9 @@ nox.options.sessions = ["lint", "types", "imports", "tests"]
 def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
-    session.run("codespell", "peerllm", "swarm", "tray", "tui", "tests", "bench", "docs", "README.md", "CONTRIBUTING.md")
+    session.run(
+        "codespell", "peerllm", "swarm", "tray", "tui", "installers", "tests", "bench", "docs", "README.md", "CONTRIBUTING.md"
+    )
 
 
 @nox.session

@@ -7,8 +7,14 @@ PeerllmError                 exit code 1
 │   └── StorageOff           responses are not stored here (names the setting)
 ├── AlreadyRunning           2: a second daemon for the same home
 ├── NotRunning               3: a client finds no daemon
+├── NotSetUp                 the daemon is asked for where only the clients are installed (names `peerllm setup`)
+├── SetUpFailed              offline, no room, no venv module, or pip failed (says what to do)
+├── NoServiceManager         systemd, launchd or the task scheduler cannot be talked to (says what to do instead)
+├── UpdateCheckFailed        the index of releases cannot be reached, or answers rubbish
 ├── BadAnswer                what answers at the local API's address is no peerllm, or another version
 ├── NoTerminal               4: a screen is asked for where there is none (says what to do)
+├── BadLedger                a ledger file that is damaged or of a later version
+├── BadReceipt               a receipt that is none, or that one of its sides cannot agree to
 ├── BadHistory               a file of kept conversations that is damaged or of a later version
 ├── BadKeyring               a file of a swarm's keys that is damaged or cannot be used (names it, says what to do)
 ├── JoinFailed               an invitation that did not lead into its swarm, or what only the swarm's issuers may do
@@ -69,11 +75,34 @@ class NotRunning(PeerllmError):
     exit_code = 3
 
 
+class NotSetUp(PeerllmError): ...
+
+
+class SetUpFailed(PeerllmError): ...
+
+
+class NoServiceManager(PeerllmError): ...
+
+
+class UpdateCheckFailed(PeerllmError): ...
+
+
 class BadAnswer(PeerllmError): ...
 
 
 class NoTerminal(PeerllmError):
     exit_code = 4
+
+
+class BadLedger(PeerllmError): ...
+
+
+class BadReceipt(PeerllmError):
+    """`fault` is one word: malformed, version, foreign, stale, clock, over_claim or signature."""
+
+    def __init__(self, message: str, *, fault: str = "malformed") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class BadHistory(PeerllmError): ...

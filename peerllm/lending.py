@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from peerllm.config import Config
+from peerllm.engine.courtesy import on_thread
 from peerllm.errors import PeerllmError
 from peerllm.model.progress import Progress
 from peerllm.model.store import ModelStore, StoredModel
-from peerllm.serving.offer import Offer, Prepared, work_out_offer
+from peerllm.serving.offer import LeftOver, Offer, Prepared, unlimited, work_out_offer
 from peerllm_swarm.balancing import Elsewhere
 from peerllm_swarm.model_choice import ServableModel, better_model, model_places, wanted_model
 from peerllm_swarm.record_codec import MAX_LENT_MODELS
@@ -38,11 +39,19 @@ class Lending:
     """Chooses among the lots that `prepare` opened last."""
 
     def __init__(
-        self, store: ModelStore, config: Config, peer_id: PeerId, block_ms: Callable[[], float], progress: Progress
+        self,
+        store: ModelStore,
+        config: Callable[[], Config],
+        peer_id: PeerId,
+        block_ms: Callable[[], float],
+        progress: Progress,
+        *,
+        left_over: LeftOver = unlimited,
     ) -> None:
-        """`block_ms` is this machine's measured time per block and token, 0 before it was measured."""
+        """`config` is read anew each time; `block_ms` is measured, per block and token, 0 before it was."""
         self._store = store
         self._config = config
+        self._left_over = left_over
         self._peer_id = peer_id
         self._block_ms = block_ms
         self._progress = progress
@@ -56,10 +65,13 @@ class Lending:
         """
         first: PeerllmError | None = None
         lots: list[Lot] = []
-        for name in self._config.contribution.all_models:
+        config = self._config()
+        for name in config.contribution.all_models:
             try:
-                stored = await asyncio.to_thread(self._store.open, name, self._progress)
-                lots.append(Lot(stored, work_out_offer(stored.spec, self._config, threads=self._config.engine.threads)))
+                opening = partial(self._store.open, name, self._progress)
+                stored = await on_thread(opening, polite=config.engine.priority == "lowest")
+                offer = work_out_offer(stored.spec, config, threads=config.engine.threads, left_over=self._left_over)
+                lots.append(Lot(stored, offer))
             except PeerllmError as error:
                 first = first or error
                 log.warning("model not lent for model=%s: %s", name, error)

@@ -66,6 +66,11 @@ def model_cards(
     return sorted(cards, key=order)
 
 
+def engines_of(known: Sequence[KnownModel]) -> dict[str, str]:
+    """By fingerprint, the engine behind every way of serving what was opened here before."""
+    return {of: engine for model in known for of, (engine, _) in ways_of(model.spec).items()}
+
+
 def _askable(view: SwarmView, known: Sequence[KnownModel]) -> list[_Askable]:
     here = {model.name: model for model in reversed(known)}  # of those of one name the first, as when it is asked for
     found = {model.name: _Askable(model.name, (model.source,), model.spec) for model in here.values()}

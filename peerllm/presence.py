@@ -100,6 +100,23 @@ class Presence:
             except SwarmError as error:
                 log.warning("record not announced: %s", error)
 
+    async def publish_idle(self, *, lends: tuple[str, ...]) -> None:
+        """Say that this peer serves nothing; `lends` are the fingerprints of what it may serve all the same."""
+        await self.publish(
+            state=PeerState.IDLE,
+            span=None,
+            model="",
+            fingerprint="",
+            blocks=0,
+            capacity_blocks=0,
+            slots_free=0,
+            lends=lends,
+            loaded=0.0,
+            load_left_s=0.0,
+            moving_until=0.0,
+            plan=(),
+        )
+
     async def refresh(self, measure: Callable[[], dict[str, Any]]) -> None:
         """Publish again every `REFRESH_S`, with what `measure` says of load and room by then; runs until cancelled."""
         while True:

@@ -37,8 +37,13 @@ def once_reachable(link: SwarmLink, prepare: Prepare, waiting: Callable[[str], N
     return prepared
 
 
-async def follow_reach(link: SwarmLink, contributor: Contributor, measured: Measured) -> None:
-    """Publish where this peer is reached now, and stop serving while nobody gets there; runs until cancelled."""
+async def follow_reach(
+    link: SwarmLink, contributor: Contributor, measured: Measured, sharing: Callable[[], bool]
+) -> None:
+    """Publish where this peer is reached now, and stop serving while nobody gets there; runs until cancelled.
+
+    `sharing` is whether its owner lends it at that moment.
+    """
     link.reach.rtt_ms = measured.rtt_ms
     seen, addresses, stopped = 0, link.presence.record.addresses, False
     while True:
@@ -54,8 +59,9 @@ async def follow_reach(link: SwarmLink, contributor: Contributor, measured: Meas
             contributor.switch(False, standing.reason)
             stopped = True
         elif standing.may_announce and stopped:
-            contributor.switch(True)
             stopped = False
+            if sharing():
+                contributor.switch(True)
 
 
 async def outdated(link: SwarmLink, is_idle: Callable[[], bool]) -> HostOptions:

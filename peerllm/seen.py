@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -32,8 +32,14 @@ def peer_rows(
     rtt_ms: Callable[[PeerId], float | None],
     ways: Ways,
     standing: Callable[[PeerId], tuple[str, str]],
+    engines: Mapping[str, str],
 ) -> list[PeerInfo]:
-    """This peer first, the others by span; `standing` is what spot checks have found, as in `PeerInfo.trust`."""
+    """This peer first, the others by span.
+
+    Args:
+        standing: what spot checks have found, as in `PeerInfo.trust`.
+        engines: by fingerprint, which records carry instead of the engine that it stands for.
+    """
     order = sorted(view.records, key=lambda r: (r.peer_id != me, r.model, r.span.start if r.span else -1, r.peer_id))
     off = ways.clocks.off(view.at)
     rows: list[PeerInfo] = []
@@ -41,7 +47,8 @@ def peer_rows(
         trust, reason = standing(record.peer_id)
         ahead_s = off.get(record.peer_id, 0.0)
         row = _with_way(_row(record, me, rtt_ms), ways)
-        rows.append(replace(row, clock_ahead_s=ahead_s, trust=trust, trust_reason=reason))
+        engine = engines.get(record.fingerprint, "")
+        rows.append(replace(row, clock_ahead_s=ahead_s, trust=trust, trust_reason=reason, engine=engine))
     return rows
 
 
@@ -74,6 +81,7 @@ def _covered(records: list[PeerRecord]) -> ModelCoverage:
 
 
 def _row(record: PeerRecord, me: PeerId, rtt_ms: Callable[[PeerId], float | None]) -> PeerInfo:
+    speed = {mode: measured for mode, *measured in record.speeds}.get(record.power, [0.0, 0.0])
     return PeerInfo(
         peer_id=record.peer_id,
         name=record.name,
@@ -86,4 +94,9 @@ def _row(record: PeerRecord, me: PeerId, rtt_ms: Callable[[PeerId], float | None
         addresses=len(record.addresses),
         you=record.peer_id == me,
         slots_free=record.slots_free,
+        version=record.software,
+        queue_ms=record.queue_ms,
+        power=record.power,
+        tokens_per_s=speed[0],
+        watts=speed[1],
     )

@@ -15,6 +15,7 @@ from peerllm.config import SwarmConfig
 from peerllm.errors import UsageError
 from peerllm.locations import Locations
 from peerllm.presence import Presence
+from peerllm.wire.bandwidth import Bandwidth
 from peerllm.wire.transport import Libp2pTransport
 from peerllm_swarm.dht_directory import DhtDirectory
 from peerllm_swarm.dial_back import answer_dial_backs
@@ -52,6 +53,7 @@ class SwarmLink:
 
     def __init__(
         self,
+        identity: Identity,
         p2p: GatedP2P,
         transport: Libp2pTransport,
         presence: Presence,
@@ -60,6 +62,7 @@ class SwarmLink:
         revocations: RevocationExchange,
         reach: ReachKeeper,
     ) -> None:
+        self.identity = identity
         self._p2p = p2p
         self.reach = reach
         self.transport = transport
@@ -136,6 +139,7 @@ async def open_swarm_link(
     desk: JoinDesk,
     keep_revocations: Callable[[], Awaitable[None]],
     options: HostOptions | None = None,
+    bandwidth: Bandwidth | None = None,
 ) -> AsyncIterator[SwarmLink]:
     """Start the libp2p host and the directories; all of it ends, and is withdrawn, with the context.
 
@@ -144,6 +148,7 @@ async def open_swarm_link(
         desk: answers strangers who come with an invitation.
         keep_revocations: called when `membership` has learnt of revocations from others.
         options: what `SwarmLink.reach` has wanted of a link before this one; None: what the entries say.
+        bandwidth: for what others ask of this peer; None sets no limit.
     Raises:
         Unreachable: the libp2p host cannot start; BadIdentity: the key file is no such.
     """
@@ -158,7 +163,7 @@ async def open_swarm_link(
         stack.push_async_callback(stop_p2p, p2p)
         await answer_hello(p2p)
         await answer_joins(p2p, desk)
-        transport = Libp2pTransport(p2p)
+        transport = Libp2pTransport(p2p, bandwidth=bandwidth)
         stack.push_async_callback(transport.close)
         table = RecordTable(swarm, membership=membership)
         stack.callback(table.close)
@@ -175,7 +180,7 @@ async def open_swarm_link(
         revocations = RevocationExchange(p2p, presence.others, keep_revocations, Random())
         stack.push_async_callback(revocations.close)
         await revocations.start()
-        link = SwarmLink(p2p, transport, presence, merged, dht, revocations, reach)
+        link = SwarmLink(identity, p2p, transport, presence, merged, dht, revocations, reach)
         stack.push_async_callback(link.forget_entries)
         for entry in entries:
             link.enter_by(entry)

@@ -20,6 +20,21 @@ from peerllm.local.schema import Status
 from peerllm.locations import Locations
 from peerllm.shared_swarm import share_swarm
 
+NO_GUEST: Mapping[str, str] = {
+    "PEERLLM_GUEST_POLICY": "custom",
+    "PEERLLM_GUEST_IDLE_AFTER_S": "0",
+    "PEERLLM_GUEST_HOURS": "",
+    "PEERLLM_GUEST_ON_BATTERY": "true",
+    "PEERLLM_GUEST_MIN_BATTERY": "0",
+    "PEERLLM_GUEST_POWER_SAVER": "true",
+    "PEERLLM_GUEST_METERED": "true",
+    "PEERLLM_GUEST_MOST_OTHERS_CORES": "1",
+    "PEERLLM_GUEST_MOST_OTHERS_GPU": "1",
+    "PEERLLM_ENGINE_PRIORITY": "normal",
+}
+"""For daemons that somebody starts to watch: they lend on a laptop's battery, too, and several of them on one machine
+would starve one another in the lowest class, where whoever computes waits for all that merely listen."""
+
 STOP_S = 10.0
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
@@ -80,7 +95,7 @@ def wait_until_served(peers: Sequence[DemoPeer], timeout_s: float) -> Iterator[l
 
 def _environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PEERLLM_")}
-    return {**outside, **settings, "PEERLLM_HOME": str(home)}
+    return {**outside, **NO_GUEST, **settings, "PEERLLM_HOME": str(home)}
 
 
 def _share_new_swarm(homes: Sequence[Locations]) -> None:

@@ -46,6 +46,8 @@ def sample_record(identity: Identity, sequence: int = 1, **changes: Any) -> Peer
         lends=("f" * 16, "e" * 16),
         loaded=0.5,
         load_left_s=12.0,
+        power="turbo",
+        speeds=(("eco", 20.5, 11.0), ("turbo", 31.0, 0.0)),
     )
     return replace(record, **changes)
 
@@ -67,4 +69,6 @@ def largest_record(identity: Identity, sequence: int = 1) -> PeerRecord:
         plan=((identity.peer_id, BlockSpan(4095, 4096)),) * 10,
         demand=(("m" * 128, 123456.789),) * 4,
         lends=("f" * 16,) * 4,
+        power="m" * 8,
+        speeds=(("m" * 8, 123456.789, 123456.789),) * 2,
     )

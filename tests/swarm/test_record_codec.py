@@ -105,18 +105,18 @@ def test_only_the_named_peer_can_sign(identity: Identity, tmp_path: Path):
 
 def test_fields_of_a_newer_minor_version_are_ignored(identity: Identity):
     record = sample_record(identity)
-    data = resigned(identity, encode_record(record, identity), {28: "new", 29: [1, 2]})
+    data = resigned(identity, encode_record(record, identity), {30: "new", 31: [1, 2]})
     assert decode_record(data, swarm=SWARM, now=record.issued_at) == record
 
 
-@pytest.mark.parametrize("fields", [25, 26, 27])
+@pytest.mark.parametrize("fields", [25, 26, 27, 28, 29])
 def test_record_of_an_older_minor_version_is_read(identity: Identity, fields: int):
     record = sample_record(identity)
     body = msgpack.unpackb(msgpack.unpackb(encode_record(record, identity))[1])
     packed = msgpack.packb(body[:fields])
     data = msgpack.packb([2, packed, identity.sign(b"peerllm record\0\2" + packed), b""])
-    later = {name: value for name, value in (("lends", ()), ("loaded", 0.0), ("load_left_s", 0.0))[fields - 25 :]}
-    assert decode_record(data, swarm=SWARM, now=record.issued_at) == replace(record, **later)
+    later = (("lends", ()), ("loaded", 0.0), ("load_left_s", 0.0), ("power", ""), ("speeds", ()))[fields - 25 :]
+    assert decode_record(data, swarm=SWARM, now=record.issued_at) == replace(record, **dict(later))
 
 
 @pytest.mark.parametrize(
