@@ -9,7 +9,7 @@ from peerllm.cli.output import ProgressLine
 from peerllm.errors import SetUpFailed
 
 _SET_UP_FIRST = frozenset({"serve", "pull", "demo"})
-_NEED_THE_NODE_PART = _SET_UP_FIRST | {"list", "show", "rm", "simulate"}
+_NEED_THE_NODE_PART = _SET_UP_FIRST | {"ledger", "list", "show", "rm", "simulate"}
 _BETTER_THERE = frozenset({"doctor"})
 """Works without, and then says that it is missing."""
 

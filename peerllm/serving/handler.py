@@ -25,13 +25,17 @@ from peerllm.serving.load import RecentWaits
 from peerllm.serving.places import Full, Places
 from peerllm.serving.session import ServedSession
 from peerllm.serving.session_receipts import SessionReceipts
-from peerllm.wire.live_stream import LiveStream
+from peerllm.wire.live_stream import LiveStream, while_open
 from peerllm.wire.messages import Attach, Attached, Leaving, Message, Open, RefusalCode, SessionId
 from peerllm.wire.messages import Refused as RefusedMessage
 from peerllm.wire.transport import PUSH_PROTOCOL, Transport
 from peerllm_swarm.span import BlockSpan, PeerId
 
 log = logging.getLogger(__name__)
+
+
+ATTACHING = 2
+"""Times the slots: so many sessions one hop may be waiting to feed. Those just refused here are still on their way."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class SpanHandler:
         attach = await self._first(stream)
         if not isinstance(attach, Attach):
             raise BadFrame(f"a push stream begins with Attach, not with {type(attach).__name__}")
-        session = await self._attached_to(attach.session, stream.peer_id)
+        session = await while_open(stream, self._attached_to(attach.session, stream.peer_id))
         await stream.send(Attached())
         await session.feed_from(stream)
 
@@ -300,7 +304,7 @@ class SpanHandler:
 
     async def _attached_to(self, session: SessionId, before: PeerId) -> ServedSession:
         """The session that the hop before wants to feed, as soon as its asker has opened it here."""
-        if self._attaching[before] >= self._scheduler.engine.info.slots:
+        if self._attaching[before] >= ATTACHING * self._scheduler.engine.info.slots:
             raise BadFrame(f"{before} attaches to more sessions at once than there can be")
         self._attaching[before] += 1
         try:

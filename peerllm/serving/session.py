@@ -21,7 +21,7 @@ from peerllm.serving.history import History, HistoryRoom
 from peerllm.serving.load import Progress, RecentWaits
 from peerllm.serving.session_receipts import SessionReceipts
 from peerllm.wire.chunks import chunks_of
-from peerllm.wire.live_stream import LiveStream
+from peerllm.wire.live_stream import LiveStream, while_open
 from peerllm.wire.messages import (
     At,
     Close,
@@ -51,7 +51,7 @@ from peerllm_swarm.span import PeerId
 
 log = logging.getLogger(__name__)
 
-Link = Callable[[PeerId, tuple[str, ...]], Awaitable[LiveStream]]
+Link = Callable[[PeerId, tuple[str, ...]], Coroutine[Any, Any, LiveStream]]
 """A push stream to that peer at one of these addresses, attached to the session; raises `Refused`."""
 
 
@@ -107,7 +107,8 @@ class ServedSession:
     async def run(self) -> None:
         """Serve until the asker closes or is gone (`PeerGone`); raises `Refused` if the next hop cannot be reached."""
         if self.opened.next is not None:
-            self._follow(await self._link(self.opened.next, self.opened.next_addresses))
+            linking = self._link(self.opened.next, self.opened.next_addresses)
+            self._follow(await while_open(self._asker, linking))
         self._linked.set()
         await self._asker.send(Opened(self.opened.tokens))
         while await self._obey(await self._asker.receive()):

@@ -13,15 +13,17 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from peerllm.errors import BadFrame, PeerGone, WireError
 from peerllm.wire.bandwidth import Bandwidth
 from peerllm.wire.codec import FrameDecoder, encode
 from peerllm.wire.messages import Message, Ping, Pong, Step
 from peerllm_swarm.span import PeerId
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class LiveStream(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._lost = asyncio.Event()
-        self._on_end: list[Callable[[], None]] = []
+        self._on_end: list[Callable[[], object]] = []
         self._rtt_ms: float | None = None
         self._ping_stamp = 0
         self._pings: dict[int, asyncio.Future[float]] = {}
@@ -161,7 +163,7 @@ class LiveStream(asyncio.Protocol):
         finally:
             del self._pings[stamp]
 
-    def on_end(self, told: Callable[[], None]) -> None:
+    def on_end(self, told: Callable[[], object]) -> None:
         """Have `told` called once, as soon as this side or the other ends the stream, or it breaks."""
         if self._error is not None:
             told()
@@ -336,6 +338,19 @@ class LiveStream(asyncio.Protocol):
         told, self._on_end = self._on_end, []
         for tell in told:
             tell()
+
+
+async def while_open(stream: LiveStream, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; once the stream ends it is cancelled, and `PeerGone` raised."""
+    working = asyncio.create_task(work)
+    stream.on_end(working.cancel)
+    try:
+        return await working
+    except asyncio.CancelledError:
+        this = asyncio.current_task()
+        if not working.cancelled() or (this is not None and this.cancelling()):
+            raise
+        raise PeerGone(f"the stream to {stream.peer_id} has ended meanwhile") from None
 
 
 def _now_us() -> int:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from peerllm_swarm.span import BlockSpan, PeerId
 
 RECORD_VERSION = 2
-MAX_RECORD_BYTES = 4352  # 4096 and a certificate
+MAX_RECORD_BYTES = 4480  # 4096, a certificate and two speeds
 RECORD_LIFETIME_S = 60.0
 REFRESH_S = 20.0
 

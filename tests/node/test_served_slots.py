@@ -20,7 +20,7 @@ from peerllm.engine.load import load_span
 from peerllm.errors import HopBusy, HopLost, PeerGone
 from peerllm.generation.chain import Chain, ChainTimings, open_chain
 from peerllm.model.store import ModelStore, StoredModel
-from peerllm.serving.handler import HandlerTimings
+from peerllm.serving.handler import ATTACHING, HandlerTimings
 from peerllm.wire.live_stream import LiveStream
 from peerllm.wire.messages import Attach, Leaving, Open, Opened, Refused, WireDtype, new_session_id
 from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL, Libp2pTransport
@@ -215,15 +215,39 @@ def test_more_hops_than_there_can_be_do_not_wait_to_attach(model: StoredModel, t
     async def main() -> None:
         async with serving(model, tmp_path, [BACK], 2) as (peer,), transport(tmp_path / "hop") as (hop, _):
             streams = []
-            for _ in range(3):
+            for _ in range(ATTACHING * 2 + 1):
                 stream = await hop.open_stream(peer.peer_id, peer.addresses, PUSH_PROTOCOL, 5.0)
                 await stream.send(Attach(new_session_id()))
                 streams.append(stream)
             ends = [asyncio.create_task(stream.receive()) for stream in streams]
             done, _ = await asyncio.wait(ends, timeout=3.0, return_when=asyncio.FIRST_COMPLETED)
-            assert len(done) == 1, "one of three is turned away while two wait"
+            assert len(done) == 1, "one is turned away while the others wait"
             for stream in streams:
                 await stream.close()
             await asyncio.gather(*ends, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_hop_gives_up_reaching_the_next_one_when_its_asker_has_gone(model: StoredModel, tmp_path: Path) -> None:
+    """Sessions refused behind it must not fill up what it may attach to there: an innocent peer would be blamed."""
+
+    async def main() -> None:
+        async with (
+            serving(model, tmp_path, [FRONT, BACK], 2) as (front, back),
+            transport(tmp_path / "asker") as (asker, _),
+        ):
+            for _ in range(4):  # opened in front, never behind
+                stream = await asker.open_stream(front.peer_id, front.addresses, SESSION_PROTOCOL, 5.0)
+                next_hop = (back.peer_id, back.addresses)
+                await stream.send(Open(new_session_id(), FINGERPRINT, 0, 3, 64, WireDtype.FLOAT32, None, *next_hop))
+                await until(lambda: front.handler.sessions == 1)
+                await stream.close()
+                await until(lambda: front.handler.sessions == 0, FREED_S / 2)
+            route = Route(FINGERPRINT, (Hop(front.peer_id, FRONT), Hop(back.peer_id, BACK)))
+            addresses = {peer.peer_id: peer.addresses for peer in (front, back)}
+            timings = ChainTimings(open_s=5.0, step_s=5.0)
+            async with open_chain(route, addresses, asker, tokens=64, wire_dtype=WireDtype.FLOAT32, timings=timings):
+                assert (front.handler.sessions, back.handler.sessions) == (1, 1)
 
     asyncio.run(asyncio.wait_for(main(), 60))
