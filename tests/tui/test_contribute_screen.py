@@ -76,12 +76,12 @@ def test_it_follows_what_others_switch(node: SampleNode, sample_api: RunningApi,
 def test_what_decides_what_was_given_and_the_log_are_there(node: SampleNode, tmp_path: Path) -> None:
     busy = Signal("processor", "7.5 of 8 cores used by others", held=True)
     node.guest.sharing = True
-    node.guest.now = replace(node.guest.now, verdict="pause", reason="other programs are busy", signals=(busy,))
+    node.guest.now = replace(node.guest.now, verdict="pause", reason="paused: other programs are busy", signals=(busy,))
 
     async def act(pilot: Pilot[None], screen: ContributeScreen) -> None:
         await until(pilot, lambda: not switch(screen).disabled)
         assert text(screen, "switch-words") == "Paused: other programs are busy"
-        assert "✗ processor   7.5 of 8 cores used by others · holds lending back" in text(screen, "signals")
+        assert "✗ processor         7.5 of 8 cores used by others · holds lending back" in text(screen, "signals")
         assert "alice             4 800      1 200      4 800      1 200         12" in text(screen, "ledger")
         assert "line 200 of the log" in text(screen, "log")
         assert "until 2030-03-17, made here" in text(screen, "membership")

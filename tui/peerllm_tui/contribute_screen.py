@@ -192,7 +192,7 @@ class ContributeScreen(Screen[None]):
         look, width = self._look, self.size.width // (2 if self.has_class("-wide") else 1) - _MARGIN
         parts: dict[str, Content] = {
             "lent": part("This machine", [*lent_facts(look.status, look.placement), *moment_facts(look.guest)], width),
-            "signals": part("What decides", signal_facts(look.guest), width),
+            "signals": part("What decides", signal_facts(look.guest), width, term_cells=20),
             "ledger": lines_part("Gave and used, tokens × blocks", ledger_lines(look.today, look.week)),
             "membership": part("Swarm", membership_facts(look.status, look.members), width),
             "log": lines_part("Log", look.log),

@@ -48,12 +48,10 @@ def standing(status: Status, guest: GuestStatus, now: float) -> Standing:
         return Standing(f"Paused by you until {clock(guest.paused_until, now)}.", "$warning")
     reason = inert(guest.reason)
     match guest.verdict:
-        case "pause":
-            return Standing(f"Paused: {reason}", "$warning")
-        case "release":
-            return Standing(f"Paused, memory given back: {reason}", "$warning")
+        case "pause" | "release":
+            return Standing(_sentence(reason), "$warning")
         case "reduce":
-            return Standing(f"Lending less than it may: {reason}", "$success")
+            return Standing(_sentence(reason), "$success")
         case _:
             return Standing(*_lending(lent, reason))
 
@@ -76,7 +74,7 @@ def signal_facts(guest: GuestStatus) -> list[Fact]:
     """What the decision was made from; what holds lending back is marked."""
     return [
         Fact(
-            f"{'✗' if signal.held else ' '} {inert(signal.name, 12)}",
+            f"{'✗' if signal.held else ' '} {inert(signal.name, 17)}",
             inert(signal.text) + (" · holds lending back" if signal.held else ""),
             "$warning" if signal.held else "",
         )
@@ -149,3 +147,7 @@ def _named(peer_id: str, name: str) -> str:
 
 def _thousands(number: int) -> str:
     return f"{number:,}".replace(",", " ")
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
