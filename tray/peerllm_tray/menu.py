@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from peerllm.local.inert_text import listed
 from peerllm_tray.actions import (
     Action,
     AskConsent,
@@ -22,7 +23,7 @@ from peerllm_tray.actions import (
 from peerllm_tray.lend_menu import lend_menu, model_menu
 from peerllm_tray.menu_entry import Entry, Kind, line, separator, submenu
 from peerllm_tray.moment import Look, Moment
-from peerllm_tray.plain_text import listed, plain, sentence
+from peerllm_tray.plain_text import plain, sentence
 from peerllm_tray.state import TrayState, tray_state
 
 Menu = tuple[Entry, ...]
@@ -94,7 +95,7 @@ def _said(moment: Moment, state: TrayState) -> Menu:
 def _traffic(look: Look | None) -> Menu:
     if look is None:
         return line("using", ""), line("today", ""), line("problem", "")
-    using = listed(tuple(plain(name, _NAME_CHARS) for name in look.guest.using))
+    using = listed([plain(name, _NAME_CHARS) for name in look.guest.using], most=3)
     gave, used = look.guest.gave_tokens, look.guest.used_tokens
     return (
         line("using", f"In use by {using}" if using else ""),

@@ -15,12 +15,12 @@ from textual.reactive import reactive
 from textual.screen import Screen
 
 from peerllm.errors import NotRunning, PeerllmError
+from peerllm.local.inert_text import inert
 from peerllm.local.lending import GuestStatus
 from peerllm.local.schema import Status
 from peerllm.locations import Locations
 from peerllm_tui.daemon import Daemon
 from peerllm_tui.history import open_history
-from peerllm_tui.inert_text import inert
 from peerllm_tui.status_line import StatusLine
 from peerllm_tui.watch import Watch
 from peerllm_tui.wording import daemon_state

@@ -15,6 +15,7 @@ from textual.screen import Screen
 from textual.widgets import Footer
 
 from peerllm.errors import BadHistory
+from peerllm.local.inert_text import inert
 from peerllm_tui.app import Facts, PeerllmApp
 from peerllm_tui.asking import AnswerOver, Asking
 from peerllm_tui.chat_commands import chat_commands
@@ -22,7 +23,6 @@ from peerllm_tui.code_blocks import CodeCopier
 from peerllm_tui.conversation import Conversation, Sampling
 from peerllm_tui.conversation_list import ConversationList
 from peerllm_tui.facts_line import FactsLine
-from peerllm_tui.inert_text import inert
 from peerllm_tui.model_picker import ModelPicker
 from peerllm_tui.question_box import QuestionBox
 from peerllm_tui.turn_list import TurnList

@@ -13,8 +13,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from peerllm.local.client import LocalClient
+from peerllm.local.inert_text import inert
 from peerllm.local.schema import Status
-from peerllm_tui.inert_text import inert
 from peerllm_tui.policy_choice import KEY, PolicyChoice
 
 

@@ -17,11 +17,11 @@ from textual.widgets import Footer, Static
 
 from peerllm.errors import NotRunning, PeerllmError
 from peerllm.local.client import LocalClient
+from peerllm.local.inert_text import inert
 from peerllm_tui.consent import Consent, consented
 from peerllm_tui.contribution_facts import lent_facts, membership_facts
 from peerllm_tui.contribution_look import ContributionLook, lines_part, part
 from peerllm_tui.guest_text import ledger_lines, moment_facts, signal_facts, tomorrow
-from peerllm_tui.inert_text import inert
 from peerllm_tui.lending_bar import PAUSES_S, LendingBar
 from peerllm_tui.limit_form import LimitForm, LimitRow
 from peerllm_tui.policy_choice import KEY, PolicyChoice

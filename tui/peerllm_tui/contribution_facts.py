@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peerllm.local.inert_text import counted, inert, listed
 from peerllm.local.membership import Member
 from peerllm.local.placement import PlacementAccount
 from peerllm.local.schema import ContributionStatus, LifecycleState, MembershipStatus, Status
 from peerllm.sizes import format_bytes
-from peerllm_tui.inert_text import counted, inert, listed
 
 PUBLIC = "public: whoever can reach this machine can use what it lends and read what passes through it"
 

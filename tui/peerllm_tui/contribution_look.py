@@ -10,12 +10,12 @@ from textual.content import Content
 
 from peerllm.errors import JoinFailed
 from peerllm.local.client import LocalClient
+from peerllm.local.inert_text import inert
 from peerllm.local.lending import GuestStatus, LedgerRow, Limit
 from peerllm.local.membership import Member
 from peerllm.local.placement import PlacementAccount
 from peerllm.local.schema import Status
 from peerllm_tui.contribution_facts import Fact
-from peerllm_tui.inert_text import inert
 
 LOG_LINES = 15
 WEEK_DAYS = 7

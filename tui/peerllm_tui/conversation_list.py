@@ -17,10 +17,10 @@ from textual.widgets.option_list import Option
 
 from peerllm.atomic_write import write_atomically
 from peerllm.errors import BadHistory
+from peerllm.local.inert_text import counted, inert
 from peerllm_tui.conversation import Conversation
 from peerllm_tui.export import as_json, as_markdown, file_name
 from peerllm_tui.history import History
-from peerllm_tui.inert_text import counted, inert
 
 _KEPT = "Kept on this disk for you alone. r rename, d delete, e export"
 _NOT_KEPT = "Not kept: gone when you leave"

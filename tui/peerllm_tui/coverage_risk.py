@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from peerllm.local.inert_text import counted, listed
 from peerllm.local.schema import PeerInfo
-from peerllm_tui.inert_text import counted, listed
 from peerllm_tui.served_models import ServedModel, named, serves, span_of, span_text
 
 _MOST_SPANS = 3

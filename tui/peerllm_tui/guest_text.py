@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from rich.cells import set_cell_size
 
+from peerllm.local.inert_text import counted, inert, listed, sentence
 from peerllm.local.lending import GuestStatus, LedgerRow
 from peerllm.local.schema import ContributionStatus, Status
 from peerllm.sizes import format_bytes
 from peerllm_tui.contribution_facts import Fact
-from peerllm_tui.inert_text import counted, inert, listed
 
 POLICIES = {
     "polite": "always, politely: takes only what nobody else wants",
@@ -49,9 +49,9 @@ def standing(status: Status, guest: GuestStatus, now: float) -> Standing:
     reason = inert(guest.reason)
     match guest.verdict:
         case "pause" | "release":
-            return Standing(_sentence(reason), "$warning")
+            return Standing(sentence(reason), "$warning")
         case "reduce":
-            return Standing(_sentence(reason), "$success")
+            return Standing(sentence(reason), "$success")
         case _:
             return Standing(*_lending(lent, reason))
 
@@ -147,7 +147,3 @@ def _named(peer_id: str, name: str) -> str:
 
 def _thousands(number: int) -> str:
     return f"{number:,}".replace(",", " ")
-
-
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:]

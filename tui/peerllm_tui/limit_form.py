@@ -13,8 +13,8 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Button, Input, Static
 
+from peerllm.local.inert_text import inert
 from peerllm.local.lending import Limit
-from peerllm_tui.inert_text import inert
 from peerllm_tui.limit_text import about_text, limit_text, limit_value
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from peerllm.errors import UsageError
+from peerllm.local.inert_text import inert
 from peerllm.local.lending import Limit
 from peerllm.sizes import parse_bytes
-from peerllm_tui.inert_text import inert
 
 _UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("GB", 10**9), ("MB", 10**6))
 _ON, _OFF = ("true", "yes", "on"), ("false", "no", "off")

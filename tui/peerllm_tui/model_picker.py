@@ -8,7 +8,7 @@ from typing import Any
 from textual.content import Content
 from textual.widgets import Select
 
-from peerllm_tui.inert_text import inert
+from peerllm.local.inert_text import inert
 from peerllm_tui.wording import NO_MODEL, model_state
 
 

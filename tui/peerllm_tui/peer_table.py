@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from peerllm.local.inert_text import inert
 from peerllm.local.schema import PeerInfo
 from peerllm_tui.block_map import sign_of
-from peerllm_tui.inert_text import inert
 from peerllm_tui.served_models import named, span_of
 
 _UNKNOWN = "-"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from peerllm.local.inert_text import inert
 from peerllm.local.schema import LifecycleState, Status
-from peerllm_tui.inert_text import inert
 
 HINT = "Ask something. Enter sends, Ctrl+J or Shift+Enter breaks the line, Ctrl+P has every command."
 NO_DAEMON = (

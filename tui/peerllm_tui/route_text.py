@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peerllm.local.accounts import HopAccount, RequestAccount
-from peerllm_tui.inert_text import inert
+from peerllm.local.inert_text import inert
 
 _REASONS = {"link": "the link to it", "queue": "waiting there", "compute": "computing its blocks"}
 RUNNING = "running"

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from peerllm.local.inert_text import inert
 from peerllm.local.records import SeenRecord
 from peerllm.local.schema import PeerInfo
-from peerllm_tui.inert_text import inert
 
 ONLINE = "online"
 QUARANTINED = "quarantined"

@@ -18,10 +18,10 @@ from textual.widgets import DataTable, Footer, Static
 from peerllm.errors import PeerllmError, UnknownRequest
 from peerllm.local.accounts import RequestAccount
 from peerllm.local.client import LocalClient
+from peerllm.local.inert_text import inert
 from peerllm.local.schema import SwarmInfo
 from peerllm_tui.block_map import block_map
 from peerllm_tui.coverage_risk import coverage_risk, risk_text
-from peerllm_tui.inert_text import inert
 from peerllm_tui.peer_table import COLUMNS, sorted_peers
 from peerllm_tui.route_text import MOST_HOPS, route_text
 from peerllm_tui.served_models import ModelKey, ServedModel, served_models

@@ -6,9 +6,9 @@ from rich.text import Text
 from textual.content import Content
 from textual.style import Style
 
+from peerllm.local.inert_text import counted, inert
 from peerllm.local.schema import PeerInfo, SwarmInfo
 from peerllm_tui.block_map import COMING, DISPUTED, HOLE, LEAVING, OWN, SERVING, SHUNNED, MapRow, sign_of
-from peerllm_tui.inert_text import counted, inert
 from peerllm_tui.peer_table import Column, troubles
 from peerllm_tui.served_models import ServedModel, named
 

@@ -10,7 +10,7 @@ from textual.containers import Vertical
 from textual.widgets import Button, Input, Static
 
 from peerllm.errors import PeerllmError
-from peerllm_tui.inert_text import inert
+from peerllm.local.inert_text import inert
 from peerllm_tui.preparation import ALONE, HINT, NO_DAEMON, is_alone, preparation
 
 if TYPE_CHECKING:

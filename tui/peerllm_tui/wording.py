@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from peerllm.local.inert_text import counted, inert, listed
 from peerllm.local.schema import Status
-from peerllm_tui.inert_text import counted, inert, listed
 from peerllm_tui.route_text import route_text
 
 if TYPE_CHECKING:

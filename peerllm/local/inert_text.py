@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _MOST_CHARS = 300
 
 
@@ -11,10 +13,15 @@ def inert(text: str, most_chars: int = _MOST_CHARS) -> str:
     return "".join(character if character.isprintable() else "?" for character in cut)
 
 
-def listed(items: list[str], most: int = 4) -> str:
+def sentence(words: str) -> str:
+    """With a capital."""
+    return words[:1].upper() + words[1:]
+
+
+def listed(items: Sequence[str], most: int = 4) -> str:
     """ "a, b and c"; of many, the first ones and how many more there are."""
     if len(items) > most:
-        items = [*items[: most - 1], f"{len(items) - most + 1} more"]
+        items = (*items[: most - 1], f"{len(items) - most + 1} more")
     return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
 
 
