@@ -2,108 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 
 from peerllm.guest_config import GuestConfig
-from peerllm.serving.governor import Decision, GovernorState, SignalName, Verdict, decide
+from peerllm.serving.governor import Decision, SignalName, Verdict
 from peerllm.serving.objections import duration
-from peerllm.serving.policy import OwnersWord, Policy, policy_from
-from peerllm.serving.readings import Readings
+from peerllm.serving.policy import OwnersWord, policy_from
 from peerllm.serving.thread_room import MORE_EVERY_S
-
-T = TypeVar("T")
-
-SHARE, REDUCE, PAUSE, RELEASE = Verdict
-YES = OwnersWord(consented=True, sharing=True)
-NOW = 1_790_000_000.0 // 86400 * 86400 + 3600  # 01:00 where the clock is UTC's
-GIB = 1 << 30
-PRESETS = ("idle", "polite", "night", "custom")
-
-QUIET = Readings(
-    at=NOW,
-    idle_s=3600.0,
-    on_battery=False,
-    battery=1.0,
-    power_saver=False,
-    cores=8,
-    others_cores=0.1,
-    memory_total_bytes=16 * GIB,
-    memory_free_bytes=8 * GIB,
-    own_memory_bytes=GIB,
-    memory_pressure=0.0,
-    gpu_busy=0.0,
-    gpu_free_bytes=4 * GIB,
-    disk_free_bytes=50 * GIB,
-    too_hot=False,
-    metered=False,
-    exclusive="",
-    lid_closed=False,
-    suspending=False,
-    local_minute=60,
+from tests.support.governed import (
+    GIB,
+    NOW,
+    PAUSE,
+    PRESETS,
+    QUIET,
+    REDUCE,
+    RELEASE,
+    SHARE,
+    SIGNALS,
+    UNKNOWN,
+    YES,
+    Watched,
+    first,
+    policy,
 )
-UNKNOWN = Readings(at=NOW, cores=8, local_minute=60)
-
-
-def policy(name: str, word: OwnersWord = YES, **written: object) -> Policy:
-    return policy_from(GuestConfig(policy=name, **written), word)  # type: ignore[arg-type]
-
-
-def first(readings: Readings, rules: Policy, now: float = NOW) -> Decision:
-    return decide(GovernorState(), readings, rules, now)[1]
-
-
-@dataclass
-class Watched:
-    """A governor that is shown one reading after the other."""
-
-    rules: Policy
-    state: GovernorState = GovernorState()  # noqa: RUF009 - frozen
-    now: float = NOW
-
-    def sees(self, seconds: float = 1.0, **changed: object) -> Decision:
-        """The decision on the readings of a quiet machine but for these, so much later."""
-        self.now += seconds
-        readings = replace(QUIET, at=self.now, **changed)  # type: ignore[arg-type]
-        self.state, decision = decide(self.state, readings, self.rules, self.now)
-        return decision
 
 
 def test_a_quiet_machine_shares_under_every_preset() -> None:
     for name in PRESETS:
         decision = first(QUIET, policy(name))
         assert decision == Decision(SHARE, "sharing: nobody else needs this computer")
-
-
-SIGNALS: list[tuple[SignalName, dict[str, object], tuple[Verdict, ...]]] = [
-    # what is read; what idle, polite, night and custom make of it
-    (SignalName.USER, {"idle_s": 0.0}, (PAUSE, REDUCE, REDUCE, PAUSE)),
-    (SignalName.USER, {"idle_s": 299.0}, (PAUSE, SHARE, SHARE, PAUSE)),
-    (SignalName.USER, {"idle_s": None}, (PAUSE, SHARE, SHARE, PAUSE)),
-    (SignalName.BATTERY, {"on_battery": True, "battery": 1.0}, (PAUSE,) * 4),
-    (SignalName.POWER_SAVER, {"power_saver": True}, (PAUSE,) * 4),
-    (SignalName.OTHERS, {"others_cores": 3.0}, (REDUCE,) * 4),
-    (SignalName.OTHERS, {"others_cores": 4.5}, (PAUSE, REDUCE, REDUCE, PAUSE)),
-    (SignalName.OTHERS, {"others_cores": 8.0}, (PAUSE, REDUCE, REDUCE, PAUSE)),
-    (SignalName.OTHERS, {"others_cores": None}, (REDUCE,) * 4),
-    (SignalName.MEMORY, {"memory_free_bytes": GIB // 2 - 1}, (RELEASE,) * 4),
-    (SignalName.MEMORY_PRESSURE, {"memory_pressure": 0.2}, (RELEASE,) * 4),
-    (SignalName.GPU, {"gpu_busy": 0.5}, (PAUSE, SHARE, SHARE, PAUSE)),
-    (SignalName.DISK, {"disk_free_bytes": GIB - 1}, (PAUSE,) * 4),
-    (SignalName.TEMPERATURE, {"too_hot": True}, (PAUSE,) * 4),
-    (SignalName.NETWORK, {"metered": True}, (PAUSE,) * 4),
-    (SignalName.EXCLUSIVE, {"exclusive": "blender"}, (PAUSE,) * 4),
-    (SignalName.LID, {"lid_closed": True, "on_battery": False}, (SHARE,) * 4),
-    (SignalName.LID, {"lid_closed": True, "on_battery": None}, (PAUSE,) * 4),
-    (SignalName.LID, {"lid_closed": True, "on_battery": True}, (PAUSE,) * 4),
-    (SignalName.SUSPEND, {"suspending": True}, (PAUSE,) * 4),
-    (SignalName.HOURS, {"local_minute": 12 * 60}, (SHARE, SHARE, PAUSE, PAUSE)),
-]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -391,124 +320,3 @@ def test_engine_gets_the_cores_that_nobody_else_wants(cores: int, others: float,
     decision = first(readings, policy("polite"))
     assert decision.threads == threads
     assert (decision.verdict is SHARE) == (threads == 0)
-
-
-# Properties
-
-
-def unknown_or(known: SearchStrategy[T]) -> SearchStrategy[T | None]:
-    return st.none() | known
-
-
-seen = st.builds(
-    Readings,
-    at=st.just(NOW),
-    idle_s=unknown_or(st.sampled_from([0.0, 30.0, 299.0, 300.0, 1e5]) | st.floats(0, 1e6)),
-    on_battery=unknown_or(st.booleans()),
-    battery=unknown_or(st.floats(0, 1)),
-    power_saver=unknown_or(st.booleans()),
-    cores=st.integers(1, 64),
-    others_cores=unknown_or(st.floats(0, 64)),
-    memory_free_bytes=unknown_or(st.sampled_from([0, GIB, 8 * GIB])),
-    memory_pressure=unknown_or(st.floats(0, 1)),
-    gpu_busy=unknown_or(st.floats(0, 1)),
-    disk_free_bytes=unknown_or(st.sampled_from([0, 8 * GIB])),
-    too_hot=unknown_or(st.booleans()),
-    metered=unknown_or(st.booleans()),
-    exclusive=unknown_or(st.sampled_from(["", "game"])),
-    lid_closed=unknown_or(st.booleans()),
-    suspending=unknown_or(st.booleans()),
-    local_minute=st.integers(0, 1439),
-)
-mostly_quiet = st.sampled_from(
-    [
-        QUIET,
-        QUIET,
-        QUIET,
-        UNKNOWN,
-        *(replace(QUIET, **read) for _, read, _ in SIGNALS),  # type: ignore[arg-type]
-    ]
-)
-steps = st.lists(
-    st.tuples(st.sampled_from([0.0, 0.5, 1.0, 5.0, 60.0, 119.0, 200.0]), mostly_quiet | seen), min_size=1, max_size=25
-)
-words = st.builds(OwnersWord, st.booleans(), st.booleans(), st.sampled_from([0.0, NOW + 90]))
-
-
-def shown(rules: Policy, walk: list[tuple[float, Readings]]) -> list[tuple[float, Decision]]:
-    state, now, told = GovernorState(), NOW, []
-    for seconds, readings in walk:
-        now += seconds
-        state, decision = decide(state, replace(readings, at=now), rules, now)
-        told.append((now, decision))
-    return told
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(PRESETS), words, steps)
-def test_never_without_consent_and_never_without_a_reason(
-    preset: str, word: OwnersWord, walk: list[tuple[float, Readings]]
-) -> None:
-    for now, decision in shown(policy(preset, word), walk):
-        lends = decision.verdict in (SHARE, REDUCE)
-        assert not lends or (word.consented and word.sharing and now >= word.paused_until)
-        assert decision.reason.strip()
-        assert decision.threads >= 0
-        assert lends or decision.threads == 1
-        assert bool(decision.held) == (decision.verdict is not SHARE)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(PRESETS), steps)
-def test_a_pause_is_never_later_than_the_reading_that_shows_why(
-    preset: str, walk: list[tuple[float, Readings]]
-) -> None:
-    """Whatever came before: what pauses a governor that remembers nothing pauses one that does."""
-    rules = policy(preset)
-    for (now, decision), (_, readings) in zip(shown(rules, walk), walk, strict=True):
-        if first(replace(readings, at=now), rules, now).verdict in (PAUSE, RELEASE):
-            assert decision.verdict in (PAUSE, RELEASE)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(["idle", "custom"]), steps)
-def test_who_waits_for_the_user_never_lends_before_they_are_long_away(
-    preset: str, walk: list[tuple[float, Readings]]
-) -> None:
-    """Even if their idle time jumps: what was once seen of a key or a pointer is not forgotten."""
-    touched_at = float("-inf")
-    for (now, decision), (_, readings) in zip(shown(policy(preset), walk), walk, strict=True):
-        if readings.idle_s is not None:
-            touched_at = max(touched_at, now - readings.idle_s)
-        if decision.verdict in (SHARE, REDUCE):
-            assert readings.idle_s is not None
-            assert now - touched_at >= 300.0
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(PRESETS), steps)
-def test_lending_goes_on_only_after_the_wait(preset: str, walk: list[tuple[float, Readings]]) -> None:
-    rules = policy(preset)
-    settling = {SignalName(name) for name in SignalName} - {SignalName.HOURS, SignalName.OWNER_PAUSE, SignalName.USER}
-    last: float | None = None
-    for (now, decision), (_, readings) in zip(shown(rules, walk), walk, strict=True):
-        alone = first(replace(readings, at=now), rules, now)
-        if alone.verdict in (PAUSE, RELEASE) and settling & {SignalName(name) for name in alone.held}:
-            last = now
-        if decision.verdict in (SHARE, REDUCE) and last is not None:
-            assert now - last >= rules.resume_s
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(PRESETS), words, steps)
-def test_same_readings_same_decisions(preset: str, word: OwnersWord, walk: list[tuple[float, Readings]]) -> None:
-    assert shown(policy(preset, word), walk) == shown(policy(preset, word), walk)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.floats(0, 64), min_size=1, max_size=40), st.integers(1, 64))
-def test_threads_never_exceed_what_is_free_now(loads: list[float], cores: int) -> None:
-    watched = Watched(policy("polite"))
-    for load in loads:
-        threads = watched.sees(5.0, cores=cores, others_cores=load).threads or cores
-        assert threads <= max(1, cores - int(load))

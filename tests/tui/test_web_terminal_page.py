@@ -38,7 +38,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         assert serving.wait(20) == 0
 
 
-def test_screens_are_drawn_and_take_keys(address: str, tmp_path: Path) -> None:
+def test_screens_are_drawn(address: str, tmp_path: Path) -> None:
     with browser() as page:
         page.look_like(1000, 700)
         page.open(address)
