@@ -7,14 +7,15 @@ import nox
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "imports", "tests"]
 
+CODE = ("peerllm", "swarm", "tray", "tui", "installers", "tests", "bench")
+PROSE = ("docs", "README.md", "CONTRIBUTING.md")
+
 
 @nox.session
 def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
-    session.run(
-        "codespell", "peerllm", "swarm", "tray", "tui", "installers", "tests", "bench", "docs", "README.md", "CONTRIBUTING.md"
-    )
+    session.run("codespell", *CODE, *PROSE)
 
 
 @nox.session
