@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -59,6 +60,7 @@ class _Asking:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        weakref.finalize(self, self._loop.close)  # a target is dropped, never closed
         self._app = build_app(WholeModelNode(None), replace(Config()), _TOKEN, _PORT)
 
     def status(self, path: str, body: bytes) -> int:
