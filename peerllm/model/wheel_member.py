@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from peerllm.errors import DigestMismatch, PullFailed
+from peerllm.folder_size import largest_file_bytes
 from peerllm.model.disk_space import require_room
 from peerllm.model.partial_file import PullSettings
 from peerllm.model.progress import Meter, Progress
@@ -142,23 +143,12 @@ def _watch(process: subprocess.Popen[bytes], directory: Path, meter: Meter) -> N
             process.wait(_POLL_S)
             return
         except subprocess.TimeoutExpired:
-            arrived = _bytes_in(directory)
+            arrived = largest_file_bytes(directory)
         if arrived > meter.done_bytes:
             moved_at = time.monotonic()
         elif time.monotonic() > moved_at + _STALLED_AFTER_S:
             raise PullFailed(f"pip has downloaded nothing for {_STALLED_AFTER_S:.0f} s")
         meter.reach(max(arrived, meter.done_bytes))
-
-
-def _bytes_in(directory: Path) -> int:
-    arrived = 0
-    for folder, _, files in os.walk(directory):
-        for file in files:
-            try:
-                arrived = max(arrived, os.stat(os.path.join(folder, file)).st_size)
-            except FileNotFoundError:
-                continue  # moved by pip meanwhile
-    return arrived
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerllm.errors import SetUpFailed
+from peerllm.folder_size import largest_file_bytes
 from peerllm.runtime.pip_output import PipState, after
 
 Report = Callable[[str, float | None], None]
@@ -70,7 +71,7 @@ class Pip:
             *lines, rest = (rest + fresh).split(b"\n")
             for line in lines:
                 state = after(state, line.decode(errors="replace"))
-            arrived = _bytes_in(scratch)
+            arrived = largest_file_bytes(scratch)
             installed = self._installed() - packages_before
             report(state.words, _fraction(state, arrived, installed))
             if (at, arrived + installed) != last:
@@ -94,18 +95,6 @@ def _fraction(state: PipState, arrived: int, installed: int) -> float | None:
     if state.installing:
         return min(1.0, max(0, installed) / state.installing)
     return min(1.0, arrived / state.file_bytes) if state.file_bytes else None
-
-
-def _bytes_in(folder: Path) -> int:
-    """Size of the largest file: the one that is being fetched."""
-    largest = 0
-    for inside, _, files in os.walk(folder):
-        for file in files:
-            try:
-                largest = max(largest, os.stat(os.path.join(inside, file)).st_size)
-            except FileNotFoundError:
-                continue  # moved by pip meanwhile
-    return largest
 
 
 def _end(pip: subprocess.Popen[bytes]) -> None:

@@ -9,38 +9,19 @@ from random import Random
 import pytest
 
 from peerllm_swarm.errors import NoRoute
-from peerllm_swarm.records import PeerRecord, PeerState, SwarmView
-from peerllm_swarm.routing import Asker, Route, choose_route, find_route, recover
-from peerllm_swarm.span import BlockSpan, PeerId
+from peerllm_swarm.records import PeerRecord, SwarmView
+from peerllm_swarm.routing import Route, choose_route, find_route, recover
+from peerllm_swarm.span import BlockSpan
+from tests.swarm.routed_peers import ME, NOW
+from tests.swarm.routed_peers import peer as routed_peer
 
 BLOCKS = 12
-NOW = 1000.0
-ME = Asker(PeerId("me"))
 PRINTS = ("0123456789abcdef", "0123456789abcdee", "fedcba9876543210")
 
 
 def peer(name: str, span: BlockSpan, fingerprint: str, **changes: object) -> PeerRecord:
-    record = PeerRecord(
-        peer_id=PeerId(name),
-        swarm="",
-        sequence=1,
-        issued_at=NOW,
-        expires_at=NOW + 60,
-        state=PeerState.ONLINE,
-        name="",
-        software="",
-        addresses=(),
-        model="the same name",
-        fingerprint=fingerprint,
-        blocks=BLOCKS,
-        span=span,
-        capacity_blocks=len(span),
-        decode_ms=1.0,
-        slots_free=2,
-        cache_tokens_left=4096,
-        free_entry=True,
-    )
-    return replace(record, **changes)  # pyright: ignore[reportArgumentType]  # fields by name
+    known: dict[str, object] = {"blocks": BLOCKS, "model": "the same name", "fingerprint": fingerprint, **changes}
+    return replace(routed_peer(name, span.start, span.end), **known)  # pyright: ignore[reportArgumentType]  # by name
 
 
 def crowd(seed: int) -> SwarmView:
