@@ -12,12 +12,14 @@ from peerllm.log import LineFormatter, close_log, configure_log
 @pytest.fixture
 def log_file(tmp_path: Path) -> Iterator[Path]:
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
+    loggers = [root, *map(logging.getLogger, ("peerllm", "peerllm_swarm"))]
+    before, levels = root.handlers[:], [logger.level for logger in loggers]
     root.handlers = []
     yield tmp_path / "logs" / "daemon.log"
     close_log()
     root.handlers = before
-    root.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def line_of(message: str, *arguments: object) -> str:
