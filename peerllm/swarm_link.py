@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from peerllm_swarm.host_options import HostOptions
 from peerllm_swarm.identity import Identity
 from peerllm_swarm.join_messages import Redeem, Renew, Welcome
 from peerllm_swarm.joining import JoinDesk, answer_joins, ask_to_join
+from peerllm_swarm.lean_hivemind import import_lean
 from peerllm_swarm.mdns_directory import MdnsDirectory
 from peerllm_swarm.membership import Membership
 from peerllm_swarm.merged_directory import MergedDirectory
@@ -153,7 +153,7 @@ async def open_swarm_link(
         Unreachable: the libp2p host cannot start; BadIdentity: the key file is no such.
     """
     identity = Identity.load_or_create(locations.state_dir)
-    await asyncio.to_thread(importlib.import_module, "hivemind")  # takes 2 to 3 s: not on the loop
+    await asyncio.to_thread(import_lean, "hivemind.p2p")  # takes a moment: not on the loop
     swarm = membership.swarm
     async with contextlib.AsyncExitStack() as stack:
         if options is None:

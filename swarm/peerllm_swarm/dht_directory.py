@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from peerllm_swarm.directory import DirectoryStatus, StatusKeeper
 from peerllm_swarm.errors import DirectoryDown, Unreachable
 from peerllm_swarm.identity import Identity
+from peerllm_swarm.lean_hivemind import import_lean
 from peerllm_swarm.p2p import connect, is_alive
 from peerllm_swarm.record_codec import Withdrawal, encode_record, encode_withdrawal
 from peerllm_swarm.record_table import Changes, RecordTable
@@ -79,7 +79,7 @@ class DhtDirectory:
     async def start(self) -> None:
         if self._node is not None:
             return
-        await asyncio.to_thread(importlib.import_module, "hivemind.dht.node")  # takes seconds
+        await asyncio.to_thread(import_lean, "hivemind.dht.node")
         from hivemind.dht.node import DHTNode
         from hivemind.dht.protocol import DHTProtocol
         from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError

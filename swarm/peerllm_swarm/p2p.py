@@ -1,6 +1,6 @@
 """The libp2p daemon of this peer: start it, reach others through it, leave nothing of it behind.
 
-hivemind is imported inside the functions: it takes seconds and pulls in torch, and chat-only clients do without it.
+hivemind is imported inside the functions: chat-only clients do without it.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import os
 import socket
@@ -25,6 +24,7 @@ from peerllm_swarm.dial_bytes import address_bytes
 from peerllm_swarm.errors import Unreachable
 from peerllm_swarm.host_options import HostOptions
 from peerllm_swarm.identity import Identity
+from peerllm_swarm.lean_hivemind import import_lean
 from peerllm_swarm.multiaddress import Multiaddress
 from peerllm_swarm.span import PeerId
 
@@ -64,7 +64,7 @@ async def start_p2p(
     Raises:
         Unreachable: the daemon does not start, or none of the ports is free.
     """
-    await asyncio.to_thread(importlib.import_module, "hivemind.p2p")  # takes seconds: the loop goes on meanwhile
+    await asyncio.to_thread(import_lean, "hivemind.p2p")  # takes a moment: the loop goes on meanwhile
     from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
     from hivemind.utils.logging import use_hivemind_log_handler
 

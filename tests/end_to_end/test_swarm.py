@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +49,15 @@ def test_swarm_covers_every_block(swarm: list[Daemon]) -> None:
     assert answer.returncode == 0, answer.stderr
     with swarm[2].client() as client:
         assert [(model.covered, model.gaps) for model in client.swarm().models] == [(30, ())]
+
+
+def test_a_peer_that_serves_gguf_files_does_without_torch(swarm: list[Daemon], expected: tuple[int, ...]) -> None:
+    """`expected`: it has served, and has asked."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("what a process has loaded is read from /proc")
+    statuses = [daemon.status() for daemon in swarm]
+    loaded = [Path(f"/proc/{status.pid}/maps").read_text() for status in statuses if status is not None]
+    assert [sorted(set(re.findall(r"lib(?:torch\w*|llama)(?=\.so)", maps))) for maps in loaded] == [["libllama"]] * 4
 
 
 def test_vectors_and_scored_prompts_are_the_same_for_every_asker(swarm: list[Daemon]) -> None:
