@@ -16,9 +16,10 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code of the verb: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 no terminal, 5 no peers, 130 interrupted."""
-    parsed = build_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    parsed = build_parser(given).parse_args(given)
     try:
-        code = _run(parsed, sys.argv[1:] if arguments is None else arguments)
+        code = _run(parsed, given)
         sys.stdout.flush()
     except BrokenPipeError:
         return _quiet_end()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peerllm.local.client import LocalClient
 
 
-def add_chat_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     chat = verbs.add_parser(
         "chat",
         help="chat, see the swarm and what this machine lends, in the terminal",

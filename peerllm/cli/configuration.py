@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from peerllm.config_sources import LoadedConfig
 
 
-def add_config_commands(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     config = verbs.add_parser("config", help="show or change the configuration")
     config.add_argument("--json", action="store_true", help="as JSON")
     config.add_argument("--explain", action="store_true", help="say what each field is for and what it takes")

@@ -21,7 +21,7 @@ _START_S = 30.0
 _SETTLED = frozenset({"serving", "paused", "error"})
 
 
-def add_daemon_commands(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     serve = verbs.add_parser("serve", help="run the daemon in the foreground")
     serve.add_argument("--quiet", action="store_true", help="log to the file only")
     add_config_flags(serve)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CHAT_OPTIONS = {"max_tokens": 400, "temperature": 0.2, "top_p": 0.9}  # as the model's card advises
 
 
-def add_demo_command(subparsers: Subparsers) -> None:
+def add_commands(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="three peers on this machine answer through a split model",

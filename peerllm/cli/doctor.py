@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _COLOUR = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-def add_doctor_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     doctor = verbs.add_parser("doctor", help="check this machine and say what to do")
     doctor.add_argument("--json", action="store_true", help="as JSON")
     doctor.set_defaults(run=_doctor)

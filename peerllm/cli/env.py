@@ -25,7 +25,7 @@ SHELLS: dict[str, Callable[[str, str], str]] = {
 }
 
 
-def add_env_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     env = verbs.add_parser("env", help="print the exports for OpenAI clients: eval $(peerllm env)")
     env.add_argument("--shell", choices=(*SHELLS, "json"), default="sh", help="in whose words (default: sh)")
     env.set_defaults(run=_env)

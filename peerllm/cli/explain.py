@@ -23,7 +23,7 @@ _REASONS = {
 }
 
 
-def add_explain_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     explain = verbs.add_parser(
         "explain",
         help="where the time of a request went; why this span is served",

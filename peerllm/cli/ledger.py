@@ -23,7 +23,7 @@ _HEADER = ("DAY", "PEER", "GAVE", "USED", "BALANCE", "GAVE MB", "USED MB", "GAVE
 _MB = 1e6
 
 
-def add_ledger_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     ledger = verbs.add_parser(
         "ledger",
         help="what this machine gave and used",

@@ -21,7 +21,7 @@ _UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _MULTI_USES = 256
 
 
-def add_membership_commands(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     invite = verbs.add_parser(
         "invite",
         help="let another machine into this swarm",

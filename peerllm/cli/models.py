@@ -27,7 +27,7 @@ class Subparsers(Protocol):
     def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser: ...
 
 
-def add_model_commands(subparsers: Subparsers) -> None:
+def add_commands(subparsers: Subparsers) -> None:
     """Add the four verbs; each parser's default ``run`` takes the parsed arguments and returns an exit code."""
     for verb, run, about in (
         ("pull", pull, "fetch a whole model and check it"),

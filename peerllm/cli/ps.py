@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from peerllm.cli.models import Subparsers
 
 
-def add_ps_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     ps = verbs.add_parser("ps", help="the models that answer now, load, or would be loaded")
     ps.add_argument("--all", action="store_true", help="also those that no machine of the swarm may serve")
     ps.add_argument("--json", action="store_true", help="as JSON")

@@ -24,7 +24,7 @@ _ASK_AGAIN_S = 1.0
 _OPTIONS = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens")
 
 
-def add_run_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     run = verbs.add_parser(
         "run",
         help="chat with a model through the swarm",

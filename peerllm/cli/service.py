@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peerllm.service.chosen import ServiceManager
 
 
-def add_service_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     service = verbs.add_parser(
         "service",
         help="have the daemon started at login",

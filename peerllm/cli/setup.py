@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peerllm.cli.models import Subparsers
 
 
-def add_setup_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     setup = verbs.add_parser(
         "setup",
         help="fetch what the daemon needs, where only the clients are installed",

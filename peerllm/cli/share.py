@@ -22,7 +22,7 @@ _FOREVER_S = 365 * 86400.0
 """Without an end the pause is as long as the daemon takes them."""
 
 
-def add_share_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     share = verbs.add_parser("share", help="lend this machine, pause that, or stop it")
     words = share.add_subparsers(title="what to do", metavar="WHAT", required=True)
 

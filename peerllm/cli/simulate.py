@@ -28,7 +28,7 @@ PART_AT = 0.25
 """A change happens after this part of the time, unless said: the swarm has settled by then."""
 
 
-def add_simulate_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     simulate = verbs.add_parser(
         "simulate",
         help="what a swarm would do: a scenario, or this one with a peer more or less",

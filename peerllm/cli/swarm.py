@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MAP_COLUMNS = 60
 
 
-def add_swarm_commands(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     peers = verbs.add_parser("peers", help="who is in the swarm and what they serve")
     peers.add_argument("--json", action="store_true", help="as JSON")
     peers.set_defaults(run=_peers)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from peerllm.locations import Locations
 
 
-def add_tray_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     tray = verbs.add_parser(
         "tray",
         help="an icon that shows what this machine lends, with a menu to change it",

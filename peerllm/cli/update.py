@@ -19,7 +19,7 @@ _ALL_S = 30.0
 _MAX_BYTES = 8 << 20
 
 
-def add_update_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     update = verbs.add_parser(
         "update",
         help="is there a newer release, and how to get it",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from peerllm.cli.models import Subparsers
 
 
-def add_version_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     version = verbs.add_parser("version", help="the version of this program")
     version.add_argument("--json", action="store_true", help="as JSON")
     version.set_defaults(run=_version)

@@ -27,7 +27,7 @@ _WAY_IN = """\
 """
 
 
-def add_web_command(verbs: Subparsers) -> None:
+def add_commands(verbs: Subparsers) -> None:
     web = verbs.add_parser(
         "web",
         help="chat and see the swarm in a browser",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from peerllm.cli.models import add_model_commands
+from peerllm.cli.models import add_commands
 from peerllm.errors import DigestMismatch, PullFailed
 from peerllm.model.partial_file import PullSettings
 from peerllm.model.progress import ProgressEvent
@@ -127,16 +127,16 @@ def test_on_a_terminal_progress_is_a_bar() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
-    add_model_commands(parser.add_subparsers())
+    add_commands(parser.add_subparsers())
     return parser
 
 
 VERBS = """
 import argparse, sys
-from peerllm.cli.models import add_model_commands
+from peerllm.cli.models import add_commands
 from peerllm.errors import PeerllmError
 parser = argparse.ArgumentParser()
-add_model_commands(parser.add_subparsers())
+add_commands(parser.add_subparsers())
 args = parser.parse_args()
 try:
     sys.exit(args.run(args))
