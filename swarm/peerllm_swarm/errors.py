@@ -10,6 +10,7 @@ SwarmError
 ├── JoinRefused      an issuer's no to an invitation or a renewal (says why)
 ├── NoRoom           this peer cannot hold even one block
 ├── BadInstance      numbers that describe no swarm: negative, zero, NaN, contradictory
+├── CannotSlice      a block that so many members of a group cannot share (says the arithmetic)
 ├── NoPlacement      all peers together cannot hold the model (says how much is missing)
 ├── Unsolved         a solver ran out of time without an answer
 ├── NoRoute          no chain of online spans covers the model (names the missing blocks)
@@ -82,6 +83,10 @@ class NoRoom(SwarmError):
 
 class BadInstance(SwarmError, ValueError):
     """Numbers given to a planner that describe no swarm or model: negative, zero, NaN, contradictory."""
+
+
+class CannotSlice(SwarmError):
+    """A block that the members of a group cannot share: too few heads or columns, or too little memory."""
 
 
 class NoPlacement(SwarmError):

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from peerllm_swarm.errors import NotAMember, SwarmError, Unreachable
@@ -33,6 +34,17 @@ REFUSAL_S = 2.0
 MAX_REFUSALS = 1024
 
 
+class Cuttable(Protocol):
+    """What is open to a peer: ``asyncio.StreamWriter`` is such, and so is what stands for a direct socket."""
+
+    @property
+    def transport(self) -> Abortable: ...
+
+
+class Abortable(Protocol):
+    def abort(self) -> None: ...
+
+
 class Gate:
     """Admits the members of one swarm; `swap_by` gives it the means to ask those whom it does not know."""
 
@@ -43,7 +55,7 @@ class Gate:
         self._swaps: dict[PeerId, asyncio.Task[None]] = {}
         self._waiting = 0
         self._refused: OrderedDict[PeerId, float] = OrderedDict()
-        self._streams: WeakKeyDictionary[asyncio.StreamWriter, PeerId] = WeakKeyDictionary()
+        self._streams: WeakKeyDictionary[Cuttable, PeerId] = WeakKeyDictionary()
         self._closed = False
         membership.on_revoked.append(self._cut)
 
@@ -86,9 +98,9 @@ class Gate:
         if (error := swap.exception()) is not None:
             raise error
 
-    def watch(self, peer_id: PeerId, writer: asyncio.StreamWriter) -> None:
+    def watch(self, peer_id: PeerId, stream: Cuttable) -> None:
         """Cut this stream, whoever uses it by then, when the peer's membership is taken back."""
-        self._streams[writer] = peer_id
+        self._streams[stream] = peer_id
 
     def cut_strangers(self) -> None:
         """Cut the streams of peers whose certificates have expired."""
@@ -139,9 +151,9 @@ class Gate:
             self._refused.popitem(last=False)
 
     def _cut(self, peer_id: PeerId) -> None:
-        cut = [writer for writer, peer in self._streams.items() if peer == peer_id]
-        for writer in cut:
-            self._streams.pop(writer, None)
-            writer.transport.abort()
+        cut = [stream for stream, peer in self._streams.items() if peer == peer_id]
+        for stream in cut:
+            self._streams.pop(stream, None)
+            stream.transport.abort()
         if cut:
             logger.warning("streams cut peer=%s streams=%d: it is no member any more", peer_id, len(cut))

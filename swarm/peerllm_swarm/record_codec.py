@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 from peerllm_swarm.errors import BadRecord, BadSpan
 from peerllm_swarm.identity import Identity, is_peer_id
@@ -32,6 +32,7 @@ MAX_SPEEDS = 2
 MAX_MODE_LETTERS = 8
 FINGERPRINT_DIGITS = 16
 MAX_TEXT_BYTES = 128
+MAX_GROUP_MEMBERS = 7  # beside the lead, in place of a plan: both together would not fit into a record
 
 OwnerOf = Callable[[bytes], PeerId]
 """Whose certificate this is, if that peer is a member of the swarm; BadRecord if not."""
@@ -90,6 +91,9 @@ def encode_record(record: PeerRecord, identity: Identity, certificate: bytes = b
         float(record.load_left_s),
         record.power,
         [[mode, float(tokens_per_s), float(watts)] for mode, tokens_per_s, watts in record.speeds],
+        record.group,
+        list(record.members),
+        float(record.group_room),
     ]
     data = seal(body, identity, certificate)
     decode_record(data, swarm=record.swarm, now=record.issued_at)
@@ -228,11 +232,28 @@ def _read_body(fields: _Fields, swarm: str) -> PeerRecord | Withdrawal:
         load_left_s=fields.measure() if fields.left else 0.0,
         power=_mode(fields.any()) if fields.left else "",
         speeds=tuple(_speed(item) for item in fields.items(MAX_SPEEDS)) if fields.left else (),
+        group=_lead(fields.any()) if fields.left else "",
+        members=tuple(_peer_id(item) for item in fields.items(MAX_GROUP_MEMBERS)) if fields.left else (),
+        group_room=fields.measure() if fields.left else 0.0,
     )
+    _check_group(record)
     for span in (record.span, *(span for _, span in record.plan)):
         if span is not None and span.end > record.blocks:
             raise BadRecord(f"span {span} of a model of {record.blocks} blocks")
     return record
+
+
+def _check_group(record: PeerRecord) -> None:
+    if record.group and (record.span is not None or record.members or record.group == record.peer_id):
+        raise BadRecord("a member of a group serves no span of its own, and leads no group")
+    if record.members and (record.plan or record.peer_id in record.members):
+        raise BadRecord("the lead of a group is none of its members, and plans no moves")
+    if len(set(record.members)) < len(record.members):
+        raise BadRecord("a peer is in a group once")
+
+
+def _lead(value: object) -> PeerId | Literal[""]:
+    return "" if value == "" else _peer_id(value)
 
 
 def _peer_id(value: object) -> PeerId:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from peerllm_swarm.span import BlockSpan, PeerId
 
@@ -63,6 +64,9 @@ class PeerRecord:
     load_left_s: float = 0.0  # until that is all of it, counted from `issued_at`; 0 if unknown
     power: str = ""  # the mode it works in now: "eco", "turbo", "" if unknown
     speeds: tuple[tuple[str, float, float], ...] = ()  # by mode: tokens/s through its span, watts or 0; at most 2
+    group: PeerId | Literal[""] = ""  # who leads the group that it serves in; it then has no span of its own
+    members: tuple[PeerId, ...] = ()  # of the group that it leads, without itself; at most 7
+    group_room: float = 0.0  # blocks of its model, with a fraction, that it would hold for a group; 0: it joins none
 
     def serves(self, fingerprint: str) -> bool:
         return self.state is PeerState.ONLINE and self.fingerprint == fingerprint and self.span is not None

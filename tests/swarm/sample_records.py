@@ -71,4 +71,5 @@ def largest_record(identity: Identity, sequence: int = 1) -> PeerRecord:
         lends=("f" * 16,) * 4,
         power="m" * 8,
         speeds=(("m" * 8, 123456.789, 123456.789),) * 2,
+        group_room=4096.5,
     )

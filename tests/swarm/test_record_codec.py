@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,18 +106,19 @@ def test_only_the_named_peer_can_sign(identity: Identity, tmp_path: Path):
 
 def test_fields_of_a_newer_minor_version_are_ignored(identity: Identity):
     record = sample_record(identity)
-    data = resigned(identity, encode_record(record, identity), {30: "new", 31: [1, 2]})
+    data = resigned(identity, encode_record(record, identity), {33: "new", 34: [1, 2]})
     assert decode_record(data, swarm=SWARM, now=record.issued_at) == record
 
 
-@pytest.mark.parametrize("fields", [25, 26, 27, 28, 29])
+@pytest.mark.parametrize("fields", range(25, 33))
 def test_record_of_an_older_minor_version_is_read(identity: Identity, fields: int):
     record = sample_record(identity)
     body = msgpack.unpackb(msgpack.unpackb(encode_record(record, identity))[1])
     packed = msgpack.packb(body[:fields])
     data = msgpack.packb([2, packed, identity.sign(b"peerllm record\0\2" + packed), b""])
-    later = (("lends", ()), ("loaded", 0.0), ("load_left_s", 0.0), ("power", ""), ("speeds", ()))[fields - 25 :]
-    assert decode_record(data, swarm=SWARM, now=record.issued_at) == replace(record, **dict(later))
+    names = ("lends", "loaded", "load_left_s", "power", "speeds", "group", "members", "group_room")[fields - 25 :]
+    defaults = {field.name: field.default for field in dataclasses.fields(record) if field.name in names}
+    assert decode_record(data, swarm=SWARM, now=record.issued_at) == replace(record, **defaults)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +165,40 @@ def test_record_of_an_older_minor_version_is_read(identity: Identity, fields: in
         (25, ["m"] * 5),
         (26, -0.5),
         (27, float("inf")),
+        (30, "12D3KooW"),
+        (30, None),
+        (31, ["12D3KooW"]),
+        (32, -1.0),
     ],
 )
 def test_field_of_wrong_type_or_size_is_malformed(identity: Identity, index: int, value: object):
     record = sample_record(identity)
     data = resigned(identity, encode_record(record, identity), {index: value})
     assert fault_of(data, record.issued_at) == "malformed"
+
+
+def test_group_is_read_back(identity: Identity, tmp_path: Path):
+    others = tuple(Identity.load_or_create(tmp_path / str(number)).peer_id for number in range(7))
+    lead = sample_record(identity, members=others, plan=(), group_room=4.5)
+    member = sample_record(identity, group=others[0], span=None, state=PeerState.IDLE)
+    for record in (lead, member):
+        assert decode_record(encode_record(record, identity), swarm=SWARM, now=record.issued_at) == record
+
+
+def test_member_of_a_group_serves_no_span(identity: Identity, tmp_path: Path):
+    """Whoever computes a slice is asked by its lead alone; no record can claim both."""
+    one, other = (Identity.load_or_create(tmp_path / name).peer_id for name in ("one", "other"))
+    impossible = (
+        {"group": one},  # beside a span
+        {"group": identity.peer_id, "span": None},
+        {"group": one, "members": (other,), "span": None},
+        {"members": (identity.peer_id,), "plan": ()},
+        {"members": (one, one), "plan": ()},
+        {"members": (one,)},  # beside a plan
+    )
+    for changes in impossible:
+        with pytest.raises(BadRecord):
+            encode_record(sample_record(identity, **changes), identity)
 
 
 def test_too_many_round_trips_are_malformed(identity: Identity):

@@ -11,26 +11,28 @@ from peerllm_swarm.errors import BadInstance, NoPlacement
 from peerllm_swarm.planning.quantities import positive
 
 
-def max_min_split(weights: Sequence[float], caps: Sequence[int], total: int) -> list[int]:
+def max_min_split(weights: Sequence[float], caps: Sequence[int], total: int, *, least: int = 0) -> list[int]:
     """The counts of sum `total` for which the least `weight / count` is as large as any integer split can make it.
 
     With memory as weight this is the most GB per block on the tightest peer, hence the most sessions;
-    with speed as weight the highest throughput of the slowest peer. Ties go to the earlier peer.
+    with speed as weight the highest throughput of the slowest peer. Everybody gets `least`; ties go to the earlier.
 
     Proof: a bound v on the least quotient allows `floor(weight / v)` blocks each, and handing out blocks
     one by one to the largest `weight / (count + 1)` visits the quotients of all these bounds in falling
     order (the divisor method of D'Hondt), so its last quotient is the largest v whose allowances reach
-    the total. Compared as fractions: exact.
+    the total. What all have at the start changes nothing of it. Compared as fractions: exact.
 
     Raises:
         NoPlacement: the caps do not reach the total.
     """
     _check(weights, caps, total)
+    if total < least * len(weights) or min(caps) < least:
+        raise BadInstance(f"{total} blocks cannot be shared by {len(weights)} peers with at least {least} each")
     exact = [Fraction(weight) for weight in weights]
-    counts = [0] * len(exact)
-    next_quotients = [(-weight, at) for at, weight in enumerate(exact) if caps[at] > 0]
+    counts = [least] * len(exact)
+    next_quotients = [(-weight / (least + 1), at) for at, weight in enumerate(exact) if caps[at] > least]
     heapq.heapify(next_quotients)
-    for _ in range(total):
+    for _ in range(total - sum(counts)):
         _, at = heapq.heappop(next_quotients)
         counts[at] += 1
         if counts[at] < caps[at]:
