@@ -30,11 +30,13 @@ PeerllmError                 exit code 1
 │   ├── NoSlot               every session slot of a loaded span is taken
 │   ├── BadRows              rows that do not continue a session, or hold no numbers
 │   ├── EngineFault          the engine failed in a way that is nobody's request's fault
+│   ├── GroupBroken          a member of a tensor-parallel group is gone, silent or out of step (says which)
 │   └── WrongResults         a loaded span computes something else than it is known to
 ├── WireError                bytes or streams between peers
 │   ├── BadFrame             bytes that are no frame of ours, or too many of them
 │   ├── PeerGone             the stream broke, or was silent for too long
 │   └── Refused              the peer answered no, with a code
+├── NoGroup                  a tensor-parallel group that did not come about (says who declined or was lost)
 ├── NoPeers                  5: no route covers the model now (names the missing blocks)
 ├── DeadlineExceeded         an answer took longer than its request gave it (a TimeoutError, too)
 ├── TooManyAnswers           programs of this machine ask for more at once than it takes (says when to ask again)
@@ -150,6 +152,9 @@ class BadRows(EngineError): ...
 class EngineFault(EngineError): ...
 
 
+class GroupBroken(EngineError): ...
+
+
 class WrongResults(EngineError): ...
 
 
@@ -169,6 +174,9 @@ class Refused(WireError):
         super().__init__(f"{message} ({code})")
         self.code = code
         self.reason = message
+
+
+class NoGroup(PeerllmError): ...
 
 
 class NoPeers(PeerllmError):

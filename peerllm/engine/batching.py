@@ -15,7 +15,7 @@ DECODES_BESIDE_OTHERS = 4
 """Decoding sessions of one asker in a step that others wait for too: a token of theirs then takes as long
 as a step of 5 rows, however many sessions the one has."""
 
-TURN_ROWS = 128
+TURN_ROWS = 144
 """Rows of one session until it is the turn of the same asker's next: a prompt's chunk is not split in vain,
 and nobody's short prompt waits for the end of a long one."""
 

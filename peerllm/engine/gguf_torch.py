@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from peerllm.engine.admitted import TORCH_ARCHITECTURES
 from peerllm.engine.torch_families import DECODER_NAMES, Family, config_of, family_of
+from peerllm.engine.torch_weights import Part
 from peerllm.errors import BadModelFile, UnsupportedModel
 from peerllm.model.gguf import GgufFile
 from peerllm.model.gguf_header import GgufTensor
@@ -63,16 +64,19 @@ class GgufWeights:
     def family(self) -> Family:
         return self._family
 
-    def ensure(self, span: BlockSpan, progress: Progress | None = None) -> None:
+    def ensure(self, span: BlockSpan, progress: Progress | None = None, part: Part | None = None) -> None:
+        """All of the blocks: a part is only taken of what has been dequantised."""
         shared = [self._file.tensors[_ROPE_FACTORS]] if _ROPE_FACTORS in self._file.tensors else []
         self._file.fetch([*self._file.block_tensors(span), *shared], progress)
 
-    def block(self, number: int) -> Iterator[tuple[str, Tensor]]:
+    def block(self, number: int, part: Part | None = None) -> Iterator[tuple[str, Tensor]]:
         for stored in self._file.block_tensors(BlockSpan(number, number + 1)):
-            layer, _, part = stored.name.removeprefix(f"blk.{number}.").rpartition(".")
+            layer, _, kind = stored.name.removeprefix(f"blk.{number}.").rpartition(".")
             if layer not in _BLOCK_LAYERS:
                 raise UnsupportedModel(f"{stored.name}: the torch engine does not know this tensor")
-            yield f"{_BLOCK_LAYERS[layer]}.{part}", self._in_order(layer, self._values(stored))
+            name, values = f"{_BLOCK_LAYERS[layer]}.{kind}", self._in_order(layer, self._values(stored))
+            cut = part(name) if part is not None else None
+            yield name, values if cut is None else values.narrow(cut.axis, cut.start, cut.end - cut.start).clone()
 
     def ends(self, names: Sequence[str], progress: Progress | None = None) -> dict[str, Tensor]:
         found = {

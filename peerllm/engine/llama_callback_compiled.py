@@ -7,58 +7,25 @@ It runs within llama.cpp's decode call without Python: no objects, no GIL, only 
 
 from __future__ import annotations
 
-from llvmlite import ir
 from numba import carray, cfunc, njit, types
-from numba.extending import intrinsic
 
 from peerllm.engine.llama_callback import (
     BLOCKS,
     COPIES,
+    EXCHANGE,
+    EXCHANGE_GROUP,
     EXPECTED_BYTES,
     LAST_BLOCK,
     NAME_OFFSET,
+    SOURCE_OFFSET,
     TARGETS,
     TENSOR_BYTES,
+    TENSOR_DATA,
     TENSOR_GET,
 )
+from peerllm.engine.machine_words import address_of, bytes_at, call64, words_at
 
 _MAX_NAME = 64  # GGML_MAX_NAME
-
-_WORD = ir.IntType(64)
-
-
-@intrinsic
-def _call_tensor_get(_typing, function, tensor, target, length):
-    """``ggml_backend_tensor_get(tensor, target, 0, length)``; all are addresses or counts in int64."""
-
-    def generate(_context, builder, _signature, arguments):
-        address, tensor_value, target_value, length_value = arguments
-        signature = ir.FunctionType(ir.VoidType(), [_WORD] * 4)
-        callee = builder.inttoptr(address, signature.as_pointer())
-        builder.call(callee, [tensor_value, target_value, ir.Constant(_WORD, 0), length_value])
-        return ir.Constant(_WORD, 0)
-
-    return types.int64(types.int64, types.int64, types.int64, types.int64), generate
-
-
-@intrinsic
-def _call_tensor_bytes(_typing, function, tensor):
-    """``ggml_nbytes(tensor)``."""
-
-    def generate(_context, builder, _signature, arguments):
-        address, tensor_value = arguments
-        callee = builder.inttoptr(address, ir.FunctionType(_WORD, [_WORD]).as_pointer())
-        return builder.call(callee, [tensor_value])
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@intrinsic
-def _address_of(_typing, pointer):
-    def generate(_context, builder, _signature, arguments):
-        return builder.ptrtoint(arguments[0], _WORD)
-
-    return types.int64(pointer), generate
 
 
 @njit(cache=True)
@@ -77,10 +44,35 @@ def _block_of(name):
     return -1
 
 
+@njit(cache=True)
+def _is_partial(tensor, request):
+    """Is it the product with ``blk.<k>.attn_output.weight`` or ``blk.<k>.ffn_down.weight``?"""
+    source = carray(words_at(tensor + request[SOURCE_OFFSET]), 1)[0]
+    if source == 0:
+        return False
+    name = carray(bytes_at(source + request[NAME_OFFSET]), _MAX_NAME)
+    if name[0] != 98 or name[1] != 108 or name[2] != 107 or name[3] != 46:  # blk.
+        return False
+    place = 4
+    while place < 10 and 48 <= name[place] <= 57:
+        place += 1
+    if name[place] != 46:
+        return False
+    if name[place + 1] == 97:  # attn_o..., and not attn_norm
+        return name[place + 6] == 111
+    return name[place + 1] == 102 and name[place + 5] == 100  # ffn_d...
+
+
 @cfunc(types.boolean(types.CPointer(types.uint8), types.boolean, types.CPointer(types.int64)), cache=True)
 def block_tap(tensor, ask, user_data):
     """``bool cb_eval(struct ggml_tensor *, bool ask, void * user_data)``."""
-    request = carray(user_data, TARGETS)
+    request, address = carray(user_data, TARGETS), address_of(tensor)
+    if request[EXCHANGE] != 0 and _is_partial(address, request):
+        if ask:
+            return True
+        data = call64(request[TENSOR_DATA], (address,))
+        values = call64(request[TENSOR_BYTES], (address,)) // 4
+        return call64(request[EXCHANGE], (request[EXCHANGE_GROUP], data, values)) == 0
     start = request[NAME_OFFSET]
     block = _block_of(carray(tensor, start + _MAX_NAME)[start:])
     if block < 0 or block >= request[BLOCKS]:
@@ -89,8 +81,7 @@ def block_tap(tensor, ask, user_data):
     if ask:
         return target != 0
     length = request[EXPECTED_BYTES]
-    address = _address_of(tensor)
-    if _call_tensor_bytes(request[TENSOR_BYTES], address) == length:
-        _call_tensor_get(request[TENSOR_GET], address, target, length)
+    if call64(request[TENSOR_BYTES], (address,)) == length:
+        call64(request[TENSOR_GET], (address, target, 0, length))
         request[COPIES] += 1
     return block != request[LAST_BLOCK]

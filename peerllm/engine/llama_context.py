@@ -53,7 +53,10 @@ class RowBatch:
         end = at + len(hidden)
         self._hidden[at:end] = hidden
         self._sequences[at:end] = sequence
-        self._positions[at:end] = range(position, position + end - at)
+        if end == at + 1:
+            self._positions[at] = position
+        else:
+            self._positions[at:end] = range(position, position + end - at)
         self.struct.n_tokens = end
         return end
 
@@ -61,12 +64,23 @@ class RowBatch:
 class LlamaContext:
     """Weights of one GGUF and a KV cache for several sequences; belongs to one thread."""
 
-    def __init__(self, api: Any, model: Any, context: Any, threads: StepThreads) -> None:
+    def __init__(
+        self,
+        api: Any,
+        model: Any,
+        context: Any,
+        threads: StepThreads,
+        *,
+        tap: BlockTap | None = None,
+        in_group: bool = False,
+    ) -> None:
         self._api = api
         self._model = model
         self._context = context
         self._memory = api.llama_get_memory(context)
         self._threads = threads
+        self._tap = tap
+        self._in_group = in_group
         self._used = 0
 
     @classmethod
@@ -79,6 +93,7 @@ class LlamaContext:
         threads: int,
         cap: ThreadCap | None = None,
         tap: BlockTap | None = None,
+        in_group: bool = False,
     ) -> LlamaContext:
         """Load `path` with a KV cache (float16) for `tokens` in all sequences together.
 
@@ -87,6 +102,7 @@ class LlamaContext:
         Args:
             threads: 0 finds out while computing how many are fastest.
             cap: never more than this, obeyed from one step to the next.
+            in_group: every step has as many rows as with other members of a group, whatever threads each has.
         Raises:
             EngineUnavailable: llama.cpp is not installed.
             BadModelFile: llama.cpp refuses the file.
@@ -109,7 +125,7 @@ class LlamaContext:
         if context is None:
             api.llama_model_free(model)
             raise NoMemory(f"no memory for a KV cache of {tokens} tokens beside {path.name}: {recent_errors()}")
-        return cls(api, model, context, StepThreads(threads, cap))
+        return cls(api, model, context, StepThreads(threads, cap), tap=tap, in_group=in_group)
 
     @property
     def weights_bytes(self) -> int:
@@ -122,19 +138,19 @@ class LlamaContext:
 
     @property
     def may_split(self) -> bool:
-        """Is there more than one thread over which a row's attention could be split?"""
-        return self._threads.may_be_several
+        """Is there more than one thread over which a row's attention could be split, here or at another member?"""
+        return self._in_group or self._threads.may_be_several
 
     def decode(self, batch: RowBatch, blocks: int) -> None:
         """Run the batch through `blocks` of the file's blocks; raises `EngineError`."""
         if self._context is None:
             raise EngineError("this engine was shut down")
-        rows, started = batch.struct.n_tokens, time.monotonic()
+        rows, started = batch.struct.n_tokens, self._computing_s()
         self._use(self._threads.threads(rows))
         status = self._api.llama_decode(self._context, batch.struct)
         if status:
             raise EngineError(f"llama.cpp could not compute {rows} rows ({status}): {recent_errors()}")
-        self._threads.observe_step(rows, (time.monotonic() - started) / blocks)
+        self._threads.observe_step(rows, (self._computing_s() - started) / blocks)
 
     def logits(self, into: NDArray[np.float32]) -> None:
         """Copy the last batch's logits, ``[T, V]``."""
@@ -154,10 +170,10 @@ class LlamaContext:
         if self._context is not None:  # sessions may be closed behind an engine that is gone
             self._api.llama_memory_seq_rm(self._memory, sequence, to, -1)
 
-    def share(self, sequence: int, other: int, start: int) -> None:
-        """Let another sequence have the same tokens from position `start` on, in the same cells."""
+    def share(self, sequence: int, other: int, start: int, end: int = -1) -> None:
+        """Let another sequence have the tokens at ``[start, end)`` (-1: to the last) too, in the same cells."""
         if self._context is not None:
-            self._api.llama_memory_seq_cp(self._memory, sequence, other, start, -1)
+            self._api.llama_memory_seq_cp(self._memory, sequence, other, start, end)
 
     def move(self, sequence: int) -> None:
         """Into the lowest cells that are free or its own, in the order of its tokens; raises `EngineError`."""
@@ -180,6 +196,10 @@ class LlamaContext:
             self._api.llama_free(self._context)
             self._api.llama_model_free(self._model)
             self._context = self._model = self._memory = None
+
+    def _computing_s(self) -> float:
+        """A clock that stands still while other members of a group are waited for: no threads of ours help there."""
+        return time.monotonic() - (self._tap.waited_s if self._tap is not None else 0.0)
 
     def _use(self, threads: int) -> None:
         if threads != self._used:

@@ -28,7 +28,9 @@ class LlamaLibrary:
     api: Any  # the module llama_cpp.llama_cpp
     tensor_get: int  # address of void ggml_backend_tensor_get(tensor, data, offset, size)
     tensor_bytes: int  # address of size_t ggml_nbytes(tensor)
+    tensor_data: int  # address of void * ggml_get_data(tensor)
     name_offset: int  # of the name within struct ggml_tensor
+    source_offset: int  # of the pointer to the first operand, for a matrix product its weights
 
 
 @cache
@@ -53,7 +55,9 @@ def llama_library() -> LlamaLibrary:
         api=api,
         tensor_get=_address(base, "ggml_backend_tensor_get"),
         tensor_bytes=_address(base, "ggml_nbytes"),
+        tensor_data=_address(base, "ggml_get_data"),
         name_offset=_name_offset(base),
+        source_offset=_source_offset(base),
     )
 
 
@@ -104,3 +108,27 @@ def _name_offset(library: ctypes.CDLL) -> int:
     get_name.restype, get_name.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
     blank = ctypes.create_string_buffer(4096)
     return get_name(ctypes.addressof(blank)) - ctypes.addressof(blank)
+
+
+class _ContextParameters(ctypes.Structure):
+    """struct ggml_init_params"""
+
+    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+
+def _source_offset(library: ctypes.CDLL) -> int:
+    """Where a tensor points to its first operand: found in one that was made of a known tensor."""
+    begin, new, negate, end = library.ggml_init, library.ggml_new_tensor_1d, library.ggml_neg, library.ggml_free
+    begin.restype, begin.argtypes = ctypes.c_void_p, [_ContextParameters]
+    new.restype, new.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
+    negate.restype, negate.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 2
+    end.restype, end.argtypes = None, [ctypes.c_void_p]
+    context = begin(_ContextParameters(1 << 16, None, True))
+    operand = new(context, 0, 32)
+    made = negate(context, operand)
+    words = (ctypes.c_uint64 * (_name_offset(library) // 8)).from_address(made)
+    places = [8 * place for place, word in enumerate(words) if word == operand]
+    end(context)
+    if len(places) != 1:
+        raise EngineUnavailable("llama.cpp's tensors are laid out in an unknown way; reinstall llama-cpp-python")
+    return places[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from peerllm.errors import EngineError
 from peerllm.model.spec import ModelSpec
 from peerllm_swarm.span import BlockSpan
 
+if TYPE_CHECKING:
+    from peerllm.engine.exchange import Exchange
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -35,11 +39,14 @@ class _Piece:
 class LlamaSpan:
     """Blocks of one GGUF with a KV cache for several sessions; belongs to one thread."""
 
-    def __init__(self, context: LlamaContext, tap: BlockTap, info: EngineInfo, hidden: int) -> None:
+    def __init__(
+        self, context: LlamaContext, tap: BlockTap, info: EngineInfo, hidden: int, *, alone: bool = True
+    ) -> None:
         self._info = info
         self._context = context
         self._tap = tap
         self._hidden = hidden
+        self._ready = alone
         self._slots = Slots(info, hidden)
         self._cache = OrderedCache(context, info.slots)
         self._batch = RowBatch(hidden)
@@ -57,12 +64,23 @@ class LlamaSpan:
         threads: int,
         cap: ThreadCap | None = None,
         use_compiled: bool = True,
+        in_group: bool = False,
     ) -> LlamaSpan:
-        """Load what `span_gguf.cut_span` wrote; arguments and errors are those of `LlamaContext.open`."""
+        """Load what `span_gguf.cut_span` wrote; arguments and errors are those of `LlamaContext.open`.
+
+        With `in_group` what `slice_gguf.cut_slice` wrote: `spec` has the slice's heads, and nothing is computed before
+        the slice has joined a group.
+        """
         tap = BlockTap(llama_library(), len(span), use_compiled=use_compiled)
         tokens = slots * context_tokens
         context = LlamaContext.open(
-            path, sequences=sequences_for(slots), tokens=tokens, threads=threads, cap=cap, tap=tap
+            path,
+            sequences=sequences_for(slots),
+            tokens=tokens,
+            threads=threads,
+            cap=cap,
+            tap=tap,
+            in_group=in_group,
         )
         info = EngineInfo(
             engine="llama",
@@ -75,16 +93,23 @@ class LlamaSpan:
             kv_bytes=spec.kv_bytes_per_token() * len(span) * context.tokens,
             free_entry=False,
         )
-        return cls(context, tap, info, spec.hidden)
+        return cls(context, tap, info, spec.hidden, alone=not in_group)
 
     @property
     def info(self) -> EngineInfo:
         return self._info
 
+    def join(self, exchange: Exchange) -> None:
+        """Exchange partial sums through this from the next step on; see `SliceEngine`."""
+        self._tap.join(exchange)
+        self._ready = True
+
     def open(self) -> int:
         return self._slots.open()
 
     def step(self, batch: Sequence[Rows]) -> list[Hidden]:
+        if not self._ready:
+            raise EngineError(f"a slice of span {self._info.span} computes nothing before it has joined its group")
         self._slots.check(batch)
         for rows in batch:
             self._refuse_late_entry(rows)
@@ -93,6 +118,15 @@ class LlamaSpan:
             self._run(batch, pieces, results)
         self._slots.advance(batch)
         return results
+
+    def fork(self, source: int, to: int, into: int) -> None:
+        self._slots.fork(source, to, into)
+        try:
+            self._cache.copy(source, to, into)
+        except EngineError:
+            self._slots.rewind(into, 0)
+            self._cache.forget(into, 0)
+            raise
 
     def rewind(self, slot: int, to: int) -> None:
         if self._slots.rewind(slot, to) > to:
@@ -144,6 +178,7 @@ class LlamaSpan:
         self._tap.want(targets, rows * self._hidden * 4)
         try:
             self._context.decode(self._batch, max(exits) - first)
+            self._tap.check()
             if self._tap.copies != len(targets):
                 raise EngineError(f"llama.cpp gave {self._tap.copies} of {len(targets)} outputs of {self._info.span}")
         except EngineError:

@@ -6,15 +6,19 @@ An engine's own modules are imported only when it was chosen: torch and llama.cp
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from peerllm.engine.admitted import TORCH_ARCHITECTURES, TORCH_DTYPES
 from peerllm.engine.span_engine import Ends, SpanEngine
 from peerllm.errors import BadModelFile, EngineUnavailable, UnsupportedModel
 from peerllm.model.spec import ModelSpec, WeightFormat
+from peerllm_swarm.slices import BlockSlice, check_slices
 from peerllm_swarm.span import BlockSpan
 
 if TYPE_CHECKING:
+    from peerllm.engine.slice_engine import SliceEngine
     from peerllm.engine.thread_cap import ThreadCap
     from peerllm.engine.torch_weights import TorchWeights
     from peerllm.model.gguf import GgufFile
@@ -41,12 +45,12 @@ def choose_engine(
     stored = spec.quantisation.lower()
     if wanted == "llama":
         _require_llama(spec)
-        if dtype not in (None, stored):
+        if dtype not in (None, stored, spec.repacked_dtype):
             raise EngineUnavailable(f"llama.cpp runs {spec.name} as stored, in {stored}, not in {dtype}")
-        return "llama", stored
-    only_torch = dtype not in (None, stored) or device.startswith("cuda")
+        return "llama", dtype or stored
+    only_torch = dtype not in (None, stored, spec.repacked_dtype) or device.startswith("cuda")
     if wanted == "auto" and not only_torch and _llama_runs(spec):
-        return "llama", stored
+        return "llama", dtype or stored
     _require_torch(spec, dtype)
     return "torch", dtype or ("bfloat16" if choose_device(device).startswith("cuda") else "float32")
 
@@ -88,10 +92,9 @@ def load_span(
         from peerllm.engine.llama_span import LlamaSpan
         from peerllm.model.span_gguf import cut_span
 
-        path = cut_span(model, span, progress)
-        return LlamaSpan.load(
-            path, model.spec, span, slots=slots, context_tokens=context_tokens, threads=threads, cap=cap
-        )
+        path = cut_span(model, span, progress, dtype=chosen_dtype)
+        spec = replace(model.spec, quantisation=chosen_dtype)
+        return LlamaSpan.load(path, spec, span, slots=slots, context_tokens=context_tokens, threads=threads, cap=cap)
 
     from peerllm.engine.torch_span import TorchSpan
 
@@ -109,7 +112,71 @@ def load_span(
     )
 
 
-def fetch_span(model: StoredModel, span: BlockSpan, *, engine: str, progress: Progress | None = None) -> None:
+def load_slice(
+    model: StoredModel,
+    span: BlockSpan,
+    slices: Sequence[BlockSlice],
+    index: int,
+    *,
+    engine: str = "auto",
+    dtype: str | None = None,
+    device: str = "auto",
+    slots: int,
+    context_tokens: int,
+    threads: int,
+    cap: ThreadCap | None = None,
+    progress: Progress | None = None,
+) -> SliceEngine:
+    """Fetch and load what the group's member `index` holds of `span`; it computes once it has joined an `Exchange`.
+
+    `slots` and `context_tokens` are the same on all members. Other arguments and errors are those of `load_span`.
+
+    Raises:
+        CannotSlice: the slices are not the whole block, in order, cut where it can be cut.
+    """
+    chosen, chosen_dtype = choose_engine(model.spec, engine, dtype=dtype, device=device)
+    if chosen == "torch":
+        from peerllm.engine.torch_slice import TorchSlice
+
+        return TorchSlice.load(
+            torch_weights(model),
+            model.spec,
+            span,
+            slices,
+            index,
+            dtype=chosen_dtype,
+            device=choose_device(device),
+            slots=slots,
+            context_tokens=context_tokens,
+            threads=threads,
+            cap=cap,
+            progress=progress,
+        )
+    if chosen_dtype != model.spec.quantisation.lower():
+        raise EngineUnavailable(f"{model.spec.name}: slices are cut as stored, not repacked to {chosen_dtype}")
+    from peerllm.engine.llama_span import LlamaSpan
+    from peerllm.model.slice_gguf import block_shape, cut_slice
+
+    shape = block_shape(model)
+    check_slices(shape, slices)
+    part = slices[index]
+    heads, kv_heads = part.query_heads(shape), part.kv_heads
+    spec = replace(model.spec, heads=heads[1] - heads[0], kv_heads=kv_heads[1] - kv_heads[0])
+    return LlamaSpan.load(
+        cut_slice(model, span, part, progress),
+        spec,
+        span,
+        slots=slots,
+        context_tokens=context_tokens,
+        threads=threads,
+        cap=cap,
+        in_group=True,
+    )
+
+
+def fetch_span(
+    model: StoredModel, span: BlockSpan, *, engine: str, dtype: str | None = None, progress: Progress | None = None
+) -> None:
     """What `load_span` needs on this disk, so that it then takes no longer than reading it.
 
     Raises:
@@ -118,7 +185,7 @@ def fetch_span(model: StoredModel, span: BlockSpan, *, engine: str, progress: Pr
     if engine == "llama":
         from peerllm.model.span_gguf import cut_span
 
-        cut_span(model, span, progress)
+        cut_span(model, span, progress, dtype=dtype)
     else:
         torch_weights(model).ensure(span, progress)
 

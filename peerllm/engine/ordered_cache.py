@@ -76,6 +76,18 @@ class OrderedCache:
         self._owners += [self._sequences[slot]] * rows
         self._counts[self._sequences[slot]] += rows
 
+    def copy(self, slot: int, to: int, into: int) -> None:
+        """The slot's tokens before position `to` into another one that has none, in cells of its own; `EngineError`.
+
+        Cells that two sessions have in common would be cheaper, but no order of the cells serves both once one of them
+        has to be moved. docs/adr/0024 has what the copy costs.
+        """
+        self.make_room(to)
+        other = self.sequence(into)
+        self._context.share(self._sequences[slot], other, 0, to)
+        self._context.move(other)
+        self.note(into, to)
+
     def forget(self, slot: int, to: int) -> None:
         """Drop the slot's tokens from position `to` on."""
         if slot not in self._sequences:

@@ -17,6 +17,7 @@ import numpy as np
 
 from peerllm.engine.batching import TURN_ROWS, choose_rows
 from peerllm.engine.courtesy import lower_this_thread
+from peerllm.engine.exact_rows import exact_rows
 from peerllm.engine.reply import Reply
 from peerllm.engine.span_engine import Hidden, Rows, SpanEngine
 from peerllm.errors import EngineError, EngineFault
@@ -72,6 +73,8 @@ class _Step:
     held: _Held
     done: Reply[tuple[Hidden, StepTiming]]
     queued_at: float
+    at_once: int
+    goes_back: bool
     started_at: float = 0.0
     busy_s: float = 0.0
     taken: int = 0
@@ -80,6 +83,11 @@ class _Step:
     @property
     def rows_left(self) -> int:
         return len(self.rows.hidden) - self.taken
+
+    @property
+    def rows_wanted(self) -> int:
+        """In the next engine step."""
+        return min(self.rows_left, self.at_once)
 
     def slice(self, count: int) -> Rows:
         rows = self.rows
@@ -124,9 +132,12 @@ class StepScheduler:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    async def step(self, rows: Rows) -> tuple[Hidden, StepTiming]:
+    async def step(self, rows: Rows, *, goes_back: bool = False, as_alone: bool = False) -> tuple[Hidden, StepTiming]:
         """Hidden states behind the session's exit, ``[T, D]`` float32, and what it cost.
 
+        Args:
+            goes_back: forget what the slot holds from the rows' position on before they are computed.
+            as_alone: give every row the bits that it has in a step of its own (`exact_rows`).
         Raises:
             EngineError: the rows do not continue the slot, exceed what it was opened for, or too many steps wait.
         """
@@ -136,7 +147,8 @@ class StepScheduler:
             raise EngineError(f"the session was opened for {held.tokens} tokens and cannot hold more")
         if held.steps == STEPS_PER_SESSION:
             raise EngineError(f"{held.steps} steps of the session wait already")
-        step = _Step(rows, held, Reply(), time.perf_counter())
+        at_once = exact_rows(self.engine.info) if as_alone else len(rows.hidden)
+        step = _Step(rows, held, Reply(), time.perf_counter(), at_once, goes_back)
         held.steps += 1
         self._inbox.put(step)
         try:
@@ -169,6 +181,13 @@ class StepScheduler:
     def allow(self, slot: int, tokens: int) -> None:
         """Let the slot's session have so many tokens from now on."""
         self._of(slot).tokens = tokens
+
+    async def fork(self, source: int, to: int, into: int) -> None:
+        """Have an empty slot hold the first `to` positions of another one (`SpanEngine.fork`); raises `EngineError`."""
+        held, empty = self._of(source), self._of(into)
+        if to > empty.tokens:
+            raise EngineError(f"the session was opened for {empty.tokens} tokens and cannot hold {to}")
+        await self._call(lambda: self.engine.fork(held.slot, to, empty.slot))
 
     async def rewind(self, slot: int, to: int) -> None:
         """Forget positions ``>= to``; steps of the slot that still wait are dropped."""
@@ -265,7 +284,7 @@ class StepScheduler:
         now = time.perf_counter()
         first = [steps[0] for steps in self._waiting.values()]
         taken = choose_rows(
-            [step.rows_left for step in first],
+            [step.rows_wanted for step in first],
             [step.held.asker for step in first],
             decoding=now - self._decoded_at < DECODING_S,
             own=next((step.held.asker for step in first if step.held.own), None),
@@ -290,6 +309,9 @@ class StepScheduler:
 
     def _compute(self, chosen: list[tuple[_Step, int]]) -> None:
         began = time.perf_counter()
+        for step, _ in chosen:
+            if step.goes_back and not step.taken:
+                self.engine.rewind(step.held.slot, step.rows.position)
         started = time.perf_counter()
         outputs = self.engine.step([step.slice(count) for step, count in chosen])
         if all(count == 1 for _, count in chosen):

@@ -44,6 +44,15 @@ class Slots:
             slot.length += len(rows.hidden)
             slot.way = (rows.enter, rows.exit)
 
+    def fork(self, source: int, to: int, into: int) -> None:
+        """Have an empty slot hold what `source` holds before position `to`, and run the same blocks."""
+        held, empty = self._of(source), self._of(into)
+        if empty.length or source == into:
+            raise EngineError(f"slot {into} is not empty, nothing can be copied into it")
+        if not 0 < to <= held.length:
+            raise EngineError(f"slot {source} holds {held.length} positions, not {to} to be copied")
+        empty.length, empty.way = to, held.way
+
     def rewind(self, slot: int, to: int) -> int:
         """Shorten the slot to `to`; its length before."""
         taken = self._of(slot)

@@ -69,6 +69,13 @@ class SpanEngine(Protocol):
         """
         ...
 
+    def fork(self, source: int, to: int, into: int) -> None:
+        """Have an empty slot hold the first `to` positions of another one, as if they had been computed in it.
+
+        Raises `EngineError` if `source` holds fewer, or nothing can be copied here.
+        """
+        ...
+
     def rewind(self, slot: int, to: int) -> None:
         """Forget positions ``>= to`` of the slot."""
         ...

@@ -33,6 +33,11 @@ class SlotCache:
     def at(self, place: Place) -> PlacedCache:
         return PlacedCache(self, place)
 
+    def copy(self, slot: int, to: int, into: int) -> None:
+        """Positions before `to` of one slot into another."""
+        for stored in (*self._keys, *self._values):
+            stored[into, :, :to] = stored[slot, :, :to]
+
     def forget(self, slot: int, start: int, end: int) -> None:
         """Zero positions ``[start, end)``: a masked value still counts as 0 * value, so no NaN may stay behind."""
         for stored in (*self._keys, *self._values):

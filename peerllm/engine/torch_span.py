@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +87,7 @@ class TorchSpan:
         threads: int | None = None,
         cap: ThreadCap | None = None,
         progress: Progress | None = None,
+        adapt: Callable[[nn.Module], None] = lambda block: None,
     ) -> TorchSpan:
         """Fetch, build and fill the blocks of `span`, one tensor at a time.
 
@@ -94,6 +95,7 @@ class TorchSpan:
             threads: for arithmetic on the CPU, whichever thread steps the engine; 0 finds out while computing how many
                 are fastest there, None leaves torch's choice.
             cap: never more than this, obeyed from one step to the next.
+            adapt: changes each block once it is filled.
         Raises:
             EngineUnavailable: no such device here, or int8 or NF4 where bitsandbytes cannot run.
             BadModelFile: tensors that do not fit the config.
@@ -101,6 +103,8 @@ class TorchSpan:
         where = _usable_device(dtype, device)
         weights.ensure(span, progress)
         blocks = {number: _filled_block(weights, number, dtype, where) for number in span}
+        for block in blocks.values():
+            adapt(block)
         shape = (slots, spec.kv_heads, context_tokens, spec.head_dim)
         cache = SlotCache(span, shape, dtype=COMPUTE_DTYPES[dtype], device=where)
         info = EngineInfo(
@@ -135,6 +139,10 @@ class TorchSpan:
         self._threads.observe_step(rows, (time.monotonic() - started) / len(self._info.span))
         self._slots.advance(batch)
         return [outputs[rows.slot] for rows in batch]
+
+    def fork(self, source: int, to: int, into: int) -> None:
+        self._slots.fork(source, to, into)
+        self._cache.copy(source, to, into)
 
     def rewind(self, slot: int, to: int) -> None:
         length = self._slots.rewind(slot, to)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
     from peerllm.model.progress import Progress
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What is kept of a tensor: ``[start, end)`` on one of its axes."""
+
+    axis: int
+    start: int
+    end: int
+
+
+Part = Callable[[str], Cut | None]
+"""What is kept of the tensor of that name within its block; None for all of it."""
+
+
 class TorchWeights(Protocol):
     """Tensors under the names that transformers gives them, one at a time, in main memory."""
 
@@ -26,12 +40,12 @@ class TorchWeights(Protocol):
     @property
     def family(self) -> Family: ...
 
-    def ensure(self, span: BlockSpan, progress: Progress | None = None) -> None:
-        """Fetch what the span needs and is not here yet."""
+    def ensure(self, span: BlockSpan, progress: Progress | None = None, part: Part | None = None) -> None:
+        """Fetch what the span, or that part of it, needs and is not here yet."""
         ...
 
-    def block(self, number: int) -> Iterator[tuple[str, Tensor]]:
-        """Name within the block and tensor, floating point as stored (GGUF: float32)."""
+    def block(self, number: int, part: Part | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Name within the block and tensor, or that part of it, floating point as stored (GGUF: float32)."""
         ...
 
     def ends(self, names: Sequence[str], progress: Progress | None = None) -> dict[str, Tensor]:
@@ -60,13 +74,25 @@ class CheckpointWeights:
     def family(self) -> Family:
         return self._family
 
-    def ensure(self, span: BlockSpan, progress: Progress | None = None) -> None:
-        self._checkpoint.ensure([name for block in span for name in self._block_names(block)], progress)
+    def ensure(self, span: BlockSpan, progress: Progress | None = None, part: Part | None = None) -> None:
+        if part is None:
+            self._checkpoint.ensure([name for block in span for name in self._block_names(block)], progress)
+            return
+        for block in span:
+            for name in self._block_names(block):
+                self._checkpoint.ensure([name], progress, _rows(part(name.removeprefix(self._prefix(block)))))
 
-    def block(self, number: int) -> Iterator[tuple[str, Tensor]]:
-        prefix = f"{self._base}{self._family.names.blocks}{number}."
+    def block(self, number: int, part: Part | None = None) -> Iterator[tuple[str, Tensor]]:
         for name in self._block_names(number):
-            yield name.removeprefix(prefix), self._checkpoint.read([name])[name]
+            within = name.removeprefix(self._prefix(number))
+            cut = part(within) if part is not None else None
+            tensor = self._checkpoint.read([name], rows=_rows(cut))[name]
+            if cut is not None and cut.axis == 1:
+                tensor = tensor[:, cut.start : cut.end].contiguous()
+            yield within, tensor
+
+    def _prefix(self, number: int) -> str:
+        return f"{self._base}{self._family.names.blocks}{number}."
 
     def ends(self, names: Sequence[str], progress: Progress | None = None) -> dict[str, Tensor]:
         stored = {name: self._stored(name) for name in names}
@@ -91,3 +117,8 @@ class CheckpointWeights:
         if not names:
             raise BadModelFile(f"the checkpoint has no tensors of block {number}")
         return names
+
+
+def _rows(cut: Cut | None) -> tuple[int, int] | None:
+    """Only rows lie together in the file."""
+    return (cut.start, cut.end) if cut is not None and cut.axis == 0 else None

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,17 @@ class CheckpointTensor:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+
+    def rows(self, wanted: tuple[int, int] | None) -> CheckpointTensor:
+        """These rows of it, as a tensor of their own; None for all. Raises `BadModelFile` where there are fewer."""
+        if wanted is None:
+            return self
+        start, end = wanted
+        if not self.shape or not 0 <= start <= end <= self.shape[0]:
+            raise BadModelFile(f"{self.file.path}: rows {start}:{end} of a tensor {list(self.shape)}")
+        row_bytes = self.nbytes // self.shape[0] if self.shape[0] else 0
+        shape = (end - start, *self.shape[1:])
+        return replace(self, shape=shape, offset=self.offset + start * row_bytes, nbytes=(end - start) * row_bytes)
 
 
 class Checkpoint:
@@ -109,19 +120,23 @@ class Checkpoint:
         tensors = [self.tensors[name] for name in self.block_names(block)]
         return all(tensor.file.holds([(tensor.offset, tensor.nbytes)]) for tensor in tensors)
 
-    def ensure(self, names: Iterable[str], progress: Progress | None = None) -> int:
-        """Make the tensors' bytes present; the bytes that had to be downloaded."""
+    def ensure(
+        self, names: Iterable[str], progress: Progress | None = None, rows: tuple[int, int] | None = None
+    ) -> int:
+        """Make the bytes of the tensors, or of these rows of each, present; the bytes that had to be downloaded."""
         ranges: dict[str, list[tuple[int, int]]] = defaultdict(list)
         files: dict[str, WeightsFile] = {}
-        for tensor in map(self._tensor, names):
+        for tensor in (self._tensor(name).rows(rows) for name in names):
             ranges[str(tensor.file.path)].append((tensor.offset, tensor.nbytes))
             files[str(tensor.file.path)] = tensor.file
         return sum(files[path].ensure(wanted, progress) for path, wanted in ranges.items())
 
-    def read(self, names: Sequence[str], progress: Progress | None = None) -> dict[str, torch.Tensor]:
-        """The named tensors in main memory, dtype as stored; fetches only their bytes."""
-        self.ensure(names, progress)
-        return {name: _load(self._tensor(name)) for name in names}
+    def read(
+        self, names: Sequence[str], progress: Progress | None = None, rows: tuple[int, int] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The named tensors, or these rows of each, in main memory, dtype as stored; fetches only their bytes."""
+        self.ensure(names, progress, rows)
+        return {name: _load(self._tensor(name).rows(rows)) for name in names}
 
     def spec(self, name: str, licence: str | None = None) -> ModelSpec:
         """Shape and identity of the model."""

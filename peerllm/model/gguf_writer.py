@@ -77,10 +77,18 @@ def _pieces(pairs: Mapping[str, bytes], tensors: Sequence[NewTensor]) -> Iterabl
     header = _header(pairs, tensors)
     yield header + _padding(len(header))
     for tensor in tensors:
-        data = np.ascontiguousarray(tensor.read()).reshape(-1).data
-        for start in range(0, len(data), _COPY_BYTES):
-            yield data[start : start + _COPY_BYTES]
-        yield _padding(len(data))
+        yield from _copied(tensor.read())
+        yield _padding(tensor.nbytes)
+
+
+def _copied(data: NDArray[np.uint8]) -> Iterable[memoryview]:
+    """Some at a time, so that a tensor that is cut out of a mapped one is never in memory as a whole."""
+    rows = data.reshape(1, -1) if data.flags.c_contiguous else data
+    at_once = max(1, _COPY_BYTES // max(1, rows.shape[1]))
+    for first in range(0, len(rows), at_once):
+        piece = np.ascontiguousarray(rows[first : first + at_once]).reshape(-1).data
+        for start in range(0, len(piece), _COPY_BYTES):
+            yield piece[start : start + _COPY_BYTES]
 
 
 def _header(pairs: Mapping[str, bytes], tensors: Sequence[NewTensor]) -> bytes:

@@ -8,32 +8,24 @@ That hidden states are then those of the whole model, bit for bit, is shown in t
 
 from __future__ import annotations
 
-import errno
-import json
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peerllm.atomic_write import draft_of, write_atomically
-from peerllm.errors import BadModelFile, PullFailed, UnsupportedModel
-from peerllm.model.digests import file_sha256
-from peerllm.model.file_lock import locked
+from peerllm.errors import BadModelFile, UnsupportedModel
+from peerllm.model.cut_files import cached, discard
 from peerllm.model.gguf import GgufFile, block_of
 from peerllm.model.gguf_header import GgufTensor
 from peerllm.model.gguf_writer import NewTensor, encode_float, encode_number, encode_text, write_gguf
-from peerllm.model.progress import Meter
+from peerllm.model.repack import repacked
 from peerllm_swarm.span import BlockSpan
 
 if TYPE_CHECKING:
     from peerllm.model.progress import Progress
     from peerllm.model.store import StoredModel
-
-log = logging.getLogger(__name__)
 
 ADMITTED = ("llama", "qwen2", "qwen3")
 """Architectures whose spans were shown to compute the whole model's numbers, in tests/node/test_llama_span.py."""
@@ -43,7 +35,6 @@ LAYOUT = 1
 
 _EMBEDDING, _NORM, _HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 _SHARED = frozenset({"rope_freqs.weight"})  # global tensors that every block reads
-_checked: dict[Path, tuple[int, int]] = {}  # size and time of files that this process has written or hashed
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")  # llama.cpp's, src/llama-model.cpp
 _SPAN_VOCABULARY = 32  # the loader demands an embedding; nothing reads it
 _IDENTITY_WIDTH = 32
@@ -77,44 +68,53 @@ def _refuse_absurd_numbers(gguf: GgufFile) -> None:
         raise UnsupportedModel(f"{gguf.weights.path}: rotary scaling {str(scaling)[:40]!r} is not known")
 
 
-def cut_span(model: StoredModel, span: BlockSpan, progress: Progress | None = None) -> Path:
+def cut_span(
+    model: StoredModel, span: BlockSpan, progress: Progress | None = None, *, dtype: str | None = None
+) -> Path:
     """The span as a file of its own; fetches just its tensors, and cuts only what is not cached and whole.
+
+    Another `dtype` than the stored one has the blocks repacked to it (`repack`).
 
     Raises:
         UnsupportedModel: an architecture that is not admitted.
         PullFailed: no connection, or no space left.
     """
-    gguf = _gguf(model)
+    gguf = gguf_of(model)
     refuse_unadmitted(gguf)
     if not model.spec.whole.covers(span):
         raise BadModelFile(f"{model.spec.name} has the blocks {model.spec.whole}, not {span}")
 
     def write(path: Path, written: Callable[[int], None]) -> str:
         blocks = gguf.block_tensors(span)
-        shared = [tensor for tensor in gguf.tensors.values() if tensor.name in _SHARED]
+        shared = shared_tensors(gguf)
         gguf.fetch([*shared, *blocks], progress)
-        return write_gguf(path, _span_metadata(gguf, span), _span_tensors(gguf, span, shared, blocks), written)
+        tensors = [
+            *placeholders(gguf),
+            *(copied(gguf, tensor, tensor.name) for tensor in shared),
+            *(written_as(gguf, tensor, renumbered(tensor.name, span)) for tensor in blocks),
+        ]
+        return write_gguf(path, span_metadata(gguf, span), tensors, written)
 
-    return _cached(_span_path(model, span), write, f"cut {span}", model.spec.span_bytes(span), progress)
+    written_as = repacked if _is_repacked(model, dtype) else copied
+    return cached(_span_path(model, span, dtype), write, f"cut {span}", model.spec.span_bytes(span), progress)
 
 
 def discard_cut(model: StoredModel, span: BlockSpan) -> None:
-    """Have the span cut anew when it is needed next; who has the file open keeps reading."""
-    path = _span_path(model, span)
-    _sidecar(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    """Have the span cut anew when it is needed next, in every form; who has a file open keeps reading."""
+    for dtype in (None, model.spec.repacked_dtype):
+        discard(_span_path(model, span, dtype))
 
 
 def cut_ends(model: StoredModel, progress: Progress | None = None) -> Path:
     """Final norm and head as a file of their own; fetches just them and the embedding."""
-    gguf = _gguf(model)
+    gguf = gguf_of(model)
     refuse_unadmitted(gguf)
 
     def write(path: Path, written: Callable[[int], None]) -> str:
         gguf.fetch(ends_tensors(gguf), progress)
         return write_gguf(path, _ends_metadata(gguf), _ends_tensors(gguf), written)
 
-    return _cached(model.span_cache / f"ends.v{LAYOUT}.gguf", write, "cut head", _head(gguf).nbytes, progress)
+    return cached(model.span_cache / f"ends.v{LAYOUT}.gguf", write, "cut head", _head(gguf).nbytes, progress)
 
 
 def ends_tensors(gguf: GgufFile) -> list[GgufTensor]:
@@ -122,17 +122,24 @@ def ends_tensors(gguf: GgufFile) -> list[GgufTensor]:
     return [gguf.tensors[name] for name in (_EMBEDDING, _NORM, _HEAD) if name in gguf.tensors]
 
 
-def _span_path(model: StoredModel, span: BlockSpan) -> Path:
-    return model.span_cache / f"span-{span.start}-{span.end}.v{LAYOUT}.gguf"
+def _span_path(model: StoredModel, span: BlockSpan, dtype: str | None = None) -> Path:
+    form = f".{dtype}" if _is_repacked(model, dtype) else ""
+    return model.span_cache / f"span-{span.start}-{span.end}{form}.v{LAYOUT}.gguf"
 
 
-def _gguf(model: StoredModel) -> GgufFile:
+def _is_repacked(model: StoredModel, dtype: str | None) -> bool:
+    return dtype is not None and dtype == model.spec.repacked_dtype
+
+
+def gguf_of(model: StoredModel) -> GgufFile:
+    """The model's file; raises `UnsupportedModel` if it has none."""
     if model.gguf is None:
         raise UnsupportedModel(f"{model.spec.name} is no GGUF file; llama.cpp cannot serve it, try --engine torch")
     return model.gguf
 
 
-def _span_metadata(gguf: GgufFile, span: BlockSpan) -> dict[str, bytes]:
+def span_metadata(gguf: GgufFile, span: BlockSpan) -> dict[str, bytes]:
+    """The model's hyperparameters with so many blocks, and no vocabulary."""
     architecture = gguf.architecture
     kept = _kept(gguf)
     kept[f"{architecture}.block_count"] = encode_number(len(span))
@@ -154,23 +161,27 @@ def _kept(gguf: GgufFile) -> dict[str, bytes]:
     return kept
 
 
-def _span_tensors(
-    gguf: GgufFile, span: BlockSpan, shared: Sequence[GgufTensor], blocks: Sequence[GgufTensor]
-) -> list[NewTensor]:
+def placeholders(gguf: GgufFile) -> list[NewTensor]:
+    """The ends that llama.cpp's loader demands of a span; nothing reads them."""
     hidden = gguf.number(f"{gguf.architecture}.embedding_length")
     return [
         NewTensor.float32(_EMBEDDING, np.zeros((_SPAN_VOCABULARY, hidden), np.float32)),
         NewTensor.float32(_NORM, np.ones(hidden, np.float32)),
-        *(_copied(gguf, tensor, tensor.name) for tensor in shared),
-        *(_copied(gguf, tensor, _renumbered(tensor.name, span)) for tensor in blocks),
     ]
 
 
-def _copied(gguf: GgufFile, tensor: GgufTensor, name: str) -> NewTensor:
+def shared_tensors(gguf: GgufFile) -> list[GgufTensor]:
+    """The global tensors that every block reads."""
+    return [tensor for tensor in gguf.tensors.values() if tensor.name in _SHARED]
+
+
+def copied(gguf: GgufFile, tensor: GgufTensor, name: str) -> NewTensor:
+    """The whole tensor, byte for byte."""
     return NewTensor(name, tensor.ggml_type, tensor.shape, lambda: gguf.raw(tensor))
 
 
-def _renumbered(name: str, span: BlockSpan) -> str:
+def renumbered(name: str, span: BlockSpan) -> str:
+    """A block tensor's name in a file that begins with the span."""
     _blk, number, rest = name.split(".", 2)
     return f"blk.{int(number) - span.start}.{rest}"
 
@@ -221,62 +232,7 @@ def _ends_tensors(gguf: GgufFile) -> list[NewTensor]:
     }
     return [
         # without output.weight llama.cpp takes the embedding for the head, so the head is stored just once
-        _copied(gguf, _head(gguf), _EMBEDDING),
-        _copied(gguf, gguf.tensor(_NORM), _NORM),
+        copied(gguf, _head(gguf), _EMBEDDING),
+        copied(gguf, gguf.tensor(_NORM), _NORM),
         *(NewTensor.float32(f"blk.0.{name}.weight", values) for name, values in identity.items()),
     ]
-
-
-def _cached(
-    path: Path, write: Callable[[Path, Callable[[int], None]], str], what: str, size: int, progress: Progress | None
-) -> Path:
-    """`path` as it was once written, or written anew; of several processes one writes and the others wait."""
-    if _intact(path, progress):
-        return path
-    with locked(path.with_name(f"{path.name}.lock"), what, progress):
-        if not _intact(path, progress):
-            meter = Meter(what, size, progress, fetching=False)
-            with _disk_errors(path), draft_of(path, durable=True, alone=True) as draft:
-                digest = write(draft, meter.add)
-            _checked[path] = _state(path)
-            write_atomically(_sidecar(path), json.dumps({"sha256": digest}).encode(), alone=True)
-    return path
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PullFailed(f"no space left for {path}; free some or set a cache elsewhere") from error
-        raise
-
-
-def _intact(path: Path, progress: Progress | None) -> bool:
-    """Is the file what was written? Its digest is computed once per process, and again when the file was touched."""
-    try:
-        noted = json.loads(_sidecar(path).read_bytes())["sha256"]
-        state = _state(path)
-        if _checked.get(path) == state:
-            return True
-        found = file_sha256(path, progress)
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        log.warning("cut again path=%s reason=%s", path, error)
-        return False
-    if found != noted:
-        log.warning("cut again path=%s reason=it is not what was written", path)
-        return False
-    _checked[path] = state
-    return True
-
-
-def _state(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256.json")

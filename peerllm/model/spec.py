@@ -12,6 +12,10 @@ MAX_DIMENSION = (1 << 31) - 1
 """Of any axis: what llama.cpp and torch can count with 32 bits."""
 
 
+REPACKED = {"q4_1": "q4_0"}
+"""Stored and repacked (`model.repack`): ggml has no repacked AVX2 kernel for Q4_1, and one for Q4_0."""
+
+
 class WeightFormat(StrEnum):
     GGUF = "gguf"
     SAFETENSORS = "safetensors"
@@ -52,6 +56,11 @@ class ModelSpec:
     @property
     def whole(self) -> BlockSpan:
         return BlockSpan(0, self.blocks)
+
+    @property
+    def repacked_dtype(self) -> str | None:
+        """What its weights may be repacked to; None where that gains nothing."""
+        return REPACKED.get(self.quantisation.lower()) if self.format is WeightFormat.GGUF else None
 
     def span_bytes(self, span: BlockSpan) -> int:
         """Bytes of the span's weights as stored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -60,6 +61,14 @@ class Vocabulary:
     @cached_property
     def ids(self) -> dict[str, int]:
         return {text: token for token, text in enumerate(self.texts)}
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex sha256, shared by models that read and write the same tokens."""
+        spelt = hashlib.sha256()
+        for text in self.texts:
+            spelt.update(f"{len(text)}:{text}".encode("utf-8", "surrogatepass"))
+        return spelt.hexdigest()
 
     def of_kind(self, *kinds: TokenKind) -> list[int]:
         """Ids of the given kinds, in order."""
