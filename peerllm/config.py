@@ -73,6 +73,15 @@ class SwarmConfig:
         Rule("an IP address of this machine", _is_address),
         "Where peers may reach this one; all interfaces, since a peer that cannot be reached cannot serve.",
     )
+    direct: bool = setting(
+        True,
+        SWITCH,
+        "Exchange what answers need by a TCP socket of its own with peers on the local networks, which takes less time "
+        "than libp2p; encrypted likewise. libp2p serves wherever that is not possible.",
+    )
+    direct_port: int = setting(
+        7388, _PORT, "TCP port for that; the next free one if taken, 0 for any. Fixed so that a firewall can let it in."
+    )
     mdns: bool = setting(True, SWITCH, "Find peers on the local network by multicast DNS; needs no set-up.")
     dht: bool = setting(True, SWITCH, "Find peers beyond the local network by the distributed hash table.")
     relay: str = setting(
@@ -110,6 +119,19 @@ class ContributionConfig:
         2048, between(64, 1 << 20, "tokens"), "Tokens that one session can hold; memory grows with it."
     )
 
+    groups: str = setting(
+        "auto",
+        one_of("auto", "off"),
+        "Serve blocks together with other peers of this local network, each a slice of every block: auto where that "
+        "is faster than one peer by itself, or where none can hold a block.",
+    )
+    group_sync: str = setting(
+        "float32",
+        one_of("float32", "float16", "q80"),
+        "How a group that this peer leads exchanges partial sums. float32 rounds nothing; float16 is half the bytes, "
+        "q80 a quarter, for networks that are slower than 1 Gbit/s.",
+    )
+
     @property
     def all_models(self) -> tuple[str, ...]:
         """The models that may be served, each once, the owner's favourite first."""
@@ -125,6 +147,12 @@ class EngineConfig:
         "auto",
         one_of("auto", "float32", "float16", "bfloat16", "int8", "nf4"),
         "Number format of the torch engine; auto is float32 on CPUs. Peers of one route all use the same.",
+    )
+    repack: str = setting(
+        "off",
+        one_of("off", "q4_0"),
+        "Weights that llama.cpp computes faster in another form: q4_0 loads Q4_1 files as Q4_0, a half faster and a "
+        "little less exact. Such peers and those who ask them are a route apart; off, since it changes the numbers.",
     )
     threads: int = setting(0, between(0, 1024), "Threads of the engine; 0 measures which number is fastest.")
     priority: str = setting(
@@ -230,6 +258,13 @@ class AskingConfig:
         "Seconds that the session of an answer is kept, so that the next turn of the chat computes only what is new. "
         "0: none is. Peers that need a kept slot take it back at once; longer than a minute, few come back.",
     )
+    prefixes: str = setting(
+        "own",
+        one_of("off", "own", "members"),
+        "Whose prompts may begin with what peers hold of an answer's prompt when it has ended, instead of having it "
+        "computed: own, this machine's; members, those of all members that say the same, who can then find out by the "
+        "time it takes whether a text was asked here; off: nobody's, peers forget it at once.",
+    )
     kept: int = setting(
         4, between(0, 64), "Sessions kept at once. Each costs memory for its prompt here and heartbeats to its peers."
     )
@@ -242,12 +277,32 @@ class AskingConfig:
 
 
 @dataclass(frozen=True)
+class SpeculationConfig:
+    mode: str = setting(
+        "auto",
+        one_of("auto", "off"),
+        "Guess tokens ahead and have them checked in one round through the swarm: auto where that is faster. The "
+        "answer is the same either way.",
+    )
+    draft_model: str = setting(
+        "auto",
+        _MODEL,
+        "A small model of the same vocabulary that guesses on this machine: its name, hf:owner/repo[:file] or path; "
+        "none: only texts are looked up; auto takes a GGUF file that is on this disk and much smaller.",
+    )
+    max_draft: int = setting(
+        32, between(1, 47, "tokens"), "Tokens guessed per round at most; more are seldom all right."
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     swarm: SwarmConfig = SwarmConfig()
     contribution: ContributionConfig = ContributionConfig()
     guest: GuestConfig = GuestConfig()  # noqa: RUF009 - frozen
     engine: EngineConfig = EngineConfig()
     asking: AskingConfig = AskingConfig()
+    speculation: SpeculationConfig = SpeculationConfig()
     api: ApiConfig = ApiConfig()
     models: ModelsConfig = ModelsConfig()
     timings: TimingsConfig = TimingsConfig()

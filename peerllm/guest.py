@@ -248,6 +248,7 @@ class Guest:
             or span is None
             or offer.device != "cpu"
             or contributor.contribution.phase is not Phase.SERVING
+            or contributor.members  # who hold most of that span
         ):
             return
         lent = self.config.contribution

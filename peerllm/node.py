@@ -25,6 +25,7 @@ from peerllm.generation.answer_request import AnswerRequest
 from peerllm.generation.asked_model import AskedModels
 from peerllm.generation.asker import Asker
 from peerllm.generation.demand import Demand
+from peerllm.generation.drafting.drafts import DraftSettings
 from peerllm.generation.embedding import EmbeddingRequest, Embeddings
 from peerllm.generation.ledger import Ledger
 from peerllm.giving.accounts import Accounts
@@ -91,7 +92,17 @@ class Node:
         return Household(
             lifecycle=self._lifecycle,
             store=store,
-            models=AskedModels(store, threads=config.engine.threads, wait_s=config.asking.load_wait_s),
+            models=AskedModels(
+                store,
+                threads=config.engine.threads,
+                wait_s=config.asking.load_wait_s,
+                repack=config.engine.repack,
+                drafts=DraftSettings(
+                    enabled=config.speculation.mode == "auto",
+                    model=config.speculation.draft_model,
+                    max_length=config.speculation.max_draft,
+                ),
+            ),
             swarms=self.swarms,
             ledger=Ledger(),
             demand=Demand(config.asking.keep_alive_s),
@@ -99,6 +110,7 @@ class Node:
             load_engine=given_engine or partial(load_engine, cap=cap),
             accounts=accounts,
             guest=Guest(loaded, self._locations.choices_file, make_reader, cap, accounts, self._lifecycle.tell),
+            cap=cap,
         )
 
     def listens_on(self, api: ApiStatus) -> None:
@@ -219,6 +231,7 @@ class Node:
             peers=sum(1 for other in self._view().records if record and other.peer_id != record.peer_id),
             membership=self.swarms.status(),
             network=network_status(self._link),
+            speculation=self._household.models.speculation(),
         )
 
     def peers(self) -> list[PeerInfo]:
@@ -226,7 +239,8 @@ class Node:
         if part is None:
             return []
         own, engines = part.link.presence.peer_id, engines_of(house.store.known())
-        return peer_rows(self._view(), own, part.measured.rtt_ms, part.link.reach, house.findings.standing, engines)
+        link, standing = part.link, house.findings.standing
+        return peer_rows(self._view(), own, part.measured.rtt_ms, link.reach, standing, engines, link.has_socket)
 
     def swarm(self) -> SwarmInfo:
         swarm_id = self.swarms.membership.swarm
@@ -255,7 +269,10 @@ class Node:
             return await asker.embed(request)
 
     def placement(self) -> PlacementAccount:
-        return placement_account(self._part.contributor.explain() if self._part else None, self._view())
+        contributor = self._part.contributor if self._part else None
+        if contributor is None:
+            return placement_account(None, self._view())
+        return placement_account(contributor.explain(), self._view(), contributor.explain_group())
 
     def requests(self) -> list[RequestAccount]:
         return self._household.ledger.all()

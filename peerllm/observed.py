@@ -36,13 +36,17 @@ def _seen(record: PeerRecord, now: float, me: PeerId, latency: Latency) -> SeenR
         rtt_ms=tuple(RoundTrip(peer, rtt_ms) for peer, rtt_ms in record.rtt_ms),
         measured_rtt_ms=0.0 if mine else latency.rtt_ms(record.peer_id, now),
         measured_block_ms=latency.block_ms(record.peer_id, now),
+        group=record.group,
+        members=record.members,
+        group_room=record.group_room,
     )
 
 
-def placement_account(explanation: PlacementExplanation | None, view: SwarmView) -> PlacementAccount:
-    """The explanation with names of peers and of the model."""
+def placement_account(explanation: PlacementExplanation | None, view: SwarmView, group: str = "") -> PlacementAccount:
+    """The explanation with names of peers and of the model; `group` says why it is in one, or is not."""
     if explanation is None:
-        return PlacementAccount(model="", why="this machine lends nothing now; `peerllm share on` lends it")
+        why = "this machine lends nothing now; `peerllm share on` lends it"
+        return PlacementAccount(model="", why=group or why)
     records = {record.peer_id: record for record in view.of(explanation.fingerprint)}
     return PlacementAccount(
         model=next((record.model for record in records.values()), explanation.fingerprint),
@@ -64,6 +68,7 @@ def placement_account(explanation: PlacementExplanation | None, view: SwarmView)
         alone=tuple(map(str, explanation.alone)),
         missing=tuple(map(str, explanation.missing)),
         next_check_s=explanation.next_check_s,
+        group=group,
     )
 
 

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from peerllm.config import Config
+from peerllm.engine.thread_cap import ThreadCap
 from peerllm.findings import Findings
 from peerllm.freshness import keep_fresh
 from peerllm.generation.asked_model import AskedModels
@@ -21,6 +22,7 @@ from peerllm.generation.kept_sessions import KeptSessions
 from peerllm.generation.ledger import Ledger
 from peerllm.generation.memory_watch import watch_memory
 from peerllm.generation.model_wait import ModelWait, Room
+from peerllm.generation.read_prompts import ReadPrompts
 from peerllm.generation.route_terms import Trusted
 from peerllm.generation.router import Router
 from peerllm.generation.spot_check import SpotChecks
@@ -37,10 +39,12 @@ from peerllm.model.store import ModelStore
 from peerllm.reaching import follow_reach, once_reachable
 from peerllm.serving.contribution import Contribution, Phase
 from peerllm.serving.contributor import Contributor
+from peerllm.serving.groups import GroupPace, Groups
 from peerllm.serving.loaded_span import LoadEngine
 from peerllm.swarm_link import SwarmLink
 from peerllm.swarms import Swarms
-from peerllm.wire.messages import WireDtype
+from peerllm.wire.messages import Sharing, WireDtype
+from peerllm_swarm.group_traffic import SyncForm
 from peerllm_swarm.records import SwarmView
 from peerllm_swarm.settle import INTERNET, LAN, Timing
 from peerllm_swarm.span import PeerId
@@ -51,6 +55,7 @@ _STATE_OF = {
     Phase.LOADING: "loading",
     Phase.WARMING: "warming",
     Phase.SERVING: "serving",
+    Phase.GROUPED: "serving",
     Phase.DRAINING: "draining",
     Phase.PAUSED: "paused",
 }
@@ -71,6 +76,11 @@ class Household:
     accounts: Accounts
     guest: Guest
     """Whose config counts, with what the owner has chosen since."""
+    cap: ThreadCap
+    group_pace: GroupPace = GroupPace()  # noqa: RUF009 - frozen
+
+
+_SHARING = {"off": Sharing.NOBODY, "own": Sharing.ASKER, "members": Sharing.MEMBERS}
 
 
 class Participation:
@@ -98,6 +108,7 @@ class Participation:
             self._checks,
             _model_wait(link, household.demand, config),
             self._kept,
+            ReadPrompts(_SHARING[config.asking.prefixes]),
         )
         self.contributor = self._contributor()
 
@@ -149,6 +160,8 @@ class Participation:
             decode_ms=self.link.presence.record.decode_ms,
             weights_bytes_downloaded=contributor.downloaded_bytes,
             reason=now.reason,
+            in_group=now.phase is Phase.GROUPED,
+            members=contributor.members,
         )
 
     def _contributor(self) -> Contributor:
@@ -173,6 +186,19 @@ class Participation:
             drain_s=self._config.timings.drain_s,
             load_engine=household.load_engine,
             books=self._books,
+            groups=self._groups(progress),
+        )
+
+    def _groups(self, progress: Progress) -> Groups:
+        lent = self._config.contribution
+        return Groups(
+            self.link.presence,
+            self.link.transport,
+            self.measured.rtt_ms,
+            progress,
+            form=SyncForm(lent.group_sync) if lent.groups == "auto" else None,
+            cap=self._household.cap,
+            pace=self._household.group_pace,
         )
 
     def _timing(self) -> Timing:

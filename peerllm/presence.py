@@ -115,6 +115,9 @@ class Presence:
             load_left_s=0.0,
             moving_until=0.0,
             plan=(),
+            group="",
+            members=(),
+            group_room=0.0,
         )
 
     async def refresh(self, measure: Callable[[], dict[str, Any]]) -> None:

@@ -86,4 +86,5 @@ def network_status(link: SwarmLink | None) -> NetworkStatus:
         relaying=reach.options.relaying.value,
         lan_only=reach.options.lan_only,
         clock=reach.clocks.problem(time.time()),
+        direct_port=link.direct_port,
     )

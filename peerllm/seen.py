@@ -33,6 +33,7 @@ def peer_rows(
     ways: Ways,
     standing: Callable[[PeerId], tuple[str, str]],
     engines: Mapping[str, str],
+    has_socket: Callable[[PeerId], bool],
 ) -> list[PeerInfo]:
     """This peer first, the others by span.
 
@@ -46,7 +47,7 @@ def peer_rows(
     for record in order:
         trust, reason = standing(record.peer_id)
         ahead_s = off.get(record.peer_id, 0.0)
-        row = _with_way(_row(record, me, rtt_ms), ways)
+        row = replace(_with_way(_row(record, me, rtt_ms), ways), by_socket=has_socket(record.peer_id))
         engine = engines.get(record.fingerprint, "")
         rows.append(replace(row, clock_ahead_s=ahead_s, trust=trust, trust_reason=reason, engine=engine))
     return rows
@@ -99,4 +100,6 @@ def _row(record: PeerRecord, me: PeerId, rtt_ms: Callable[[PeerId], float | None
         power=record.power,
         tokens_per_s=speed[0],
         watts=speed[1],
+        group=record.group,
+        members=record.members,
     )

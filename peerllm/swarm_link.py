@@ -15,7 +15,8 @@ from peerllm.errors import UsageError
 from peerllm.locations import Locations
 from peerllm.presence import Presence
 from peerllm.wire.bandwidth import Bandwidth
-from peerllm.wire.transport import Libp2pTransport
+from peerllm.wire.direct_transport import DirectTransport, direct_transport
+from peerllm.wire.transport import Libp2pTransport, Transport
 from peerllm_swarm.dht_directory import DhtDirectory
 from peerllm_swarm.dial_back import answer_dial_backs
 from peerllm_swarm.directory import DirectoryStatus
@@ -55,7 +56,7 @@ class SwarmLink:
         self,
         identity: Identity,
         p2p: GatedP2P,
-        transport: Libp2pTransport,
+        transport: Transport,
         presence: Presence,
         merged: MergedDirectory,
         dht: DhtDirectory | None,
@@ -77,6 +78,15 @@ class SwarmLink:
     def is_entering(self) -> bool:
         """Is there an address to enter the swarm by that has been neither reached nor given up for now?"""
         return bool(self._untried)
+
+    @property
+    def direct_port(self) -> int:
+        """Where peers of the local networks connect directly; 0 if they cannot."""
+        return self.transport.port if isinstance(self.transport, DirectTransport) else 0
+
+    def has_socket(self, peer_id: PeerId) -> bool:
+        """Do streams to this peer go by a direct socket now?"""
+        return isinstance(self.transport, DirectTransport) and self.transport.has_way(peer_id)
 
     @property
     def entry_hosts(self) -> tuple[str, ...]:
@@ -163,8 +173,11 @@ async def open_swarm_link(
         stack.push_async_callback(stop_p2p, p2p)
         await answer_hello(p2p)
         await answer_joins(p2p, desk)
-        transport = Libp2pTransport(p2p, bandwidth=bandwidth)
+        transport: Transport = Libp2pTransport(p2p, bandwidth=bandwidth)
         stack.push_async_callback(transport.close)
+        if config.direct:
+            direct = direct_transport(transport, host=config.listen, port=config.direct_port)
+            transport = await stack.enter_async_context(direct)
         table = RecordTable(swarm, membership=membership)
         stack.callback(table.close)
         dht = DhtDirectory(p2p, identity, table) if config.dht else None

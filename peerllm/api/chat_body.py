@@ -7,16 +7,28 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from peerllm.api.chat_messages import Turn
+from peerllm.api.chat_messages import Content as MessageContent
+from peerllm.api.chat_messages import Turn, text_of
 from peerllm.api.request_fields import AnswerFields, choice_id
 from peerllm.api.response_format import ResponseFormat
-from peerllm.api.strict_body import fault
+from peerllm.api.strict_body import StrictBody, fault
 from peerllm.api.tool_body import ToolFields, tool_grammar, tool_prompt
 from peerllm.generation.answer import Doing
 from peerllm.generation.answer_request import AnswerRequest
 from peerllm.generation.sampler import MAX_LOGPROBS
 
 MAX_MESSAGES = 4096
+
+
+class Prediction(StrictBody):
+    """What much of the answer may be like, such as the file that is to be changed."""
+
+    type: Literal["content"]
+    content: MessageContent
+
+    @property
+    def text(self) -> str:
+        return text_of(self.content)
 
 
 Options = Annotated[
@@ -32,6 +44,7 @@ class ChatBody(AnswerFields, ToolFields):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="Only with `logprobs`.")
     modalities: list[Literal["text"]] | None = Field(None, min_length=1, max_length=1)
     response_format: ResponseFormat | None = None
+    prediction: Prediction | None = Field(None, description="Changes no token: what is as predicted comes sooner.")
     chat_template_kwargs: Options | None = Field(
         None, description="Variables of the model's chat template, such as enable_thinking. Not OpenAI's."
     )
@@ -51,6 +64,7 @@ class ChatBody(AnswerFields, ToolFields):
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             grammar=tool_grammar(self, response_format),
             truncate=self.truncation == "oldest",
+            prediction=self.prediction.text if self.prediction else "",
         )
         return tuple(
             replace(first, sampling=self.sampling(choice), id=choice_id(request_id, choice), doing=Doing())

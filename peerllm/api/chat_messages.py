@@ -50,7 +50,7 @@ class AskingTurn(StrictBody):
     name: str | None = None
 
     def message(self) -> dict[str, Any]:
-        return {"role": self.role, "content": _text(self.content)} | _given(name=self.name)
+        return {"role": self.role, "content": text_of(self.content)} | _given(name=self.name)
 
 
 class AssistantTurn(StrictBody):
@@ -73,7 +73,7 @@ class AssistantTurn(StrictBody):
 
     def message(self) -> dict[str, Any]:
         calls = [call.model_dump() for call in self.tool_calls] if self.tool_calls else None
-        content = None if self.content is None else _text(self.content)
+        content = None if self.content is None else text_of(self.content)
         more = _given(name=self.name, tool_calls=calls, reasoning_content=self.reasoning_content)
         return {"role": self.role, "content": content} | more
 
@@ -93,7 +93,7 @@ class ToolTurn(StrictBody):
     name: str | None = None
 
     def message(self) -> dict[str, Any]:
-        own = {"role": self.role, "content": _text(self.content), "tool_call_id": self.tool_call_id}
+        own = {"role": self.role, "content": text_of(self.content), "tool_call_id": self.tool_call_id}
         return own | _given(name=self.name)
 
 
@@ -124,7 +124,8 @@ Turn = Annotated[
 ]
 
 
-def _text(content: str | list[TextPart]) -> str:
+def text_of(content: str | list[TextPart]) -> str:
+    """The content of a message as one text."""
     return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 

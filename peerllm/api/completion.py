@@ -153,6 +153,10 @@ def usage(ends: Sequence[Finished], per_prompt: int = 1) -> dict[str, Any]:
         "completion_tokens": written,
         "total_tokens": read + written,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": sum(end.accepted_prediction_tokens for end in ends),
+            "rejected_prediction_tokens": sum(end.rejected_prediction_tokens for end in ends),
+        },
     }
 
 
@@ -164,4 +168,7 @@ def swarm_account(ends: Sequence[Finished]) -> dict[str, Any]:
         "tokens_per_s": round(sum(end.tokens_per_s for end in ends), 3),
         "recoveries": sum(end.recoveries for end in ends),
         "dropped_tokens": max(end.dropped_tokens for end in ends),
+        "rounds": sum(end.rounds for end in ends),
+        "drafted_tokens": sum(end.drafted_tokens for end in ends),
+        "accepted_tokens": sum(end.accepted_tokens for end in ends),
     }

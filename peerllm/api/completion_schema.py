@@ -18,11 +18,17 @@ class PromptTokensDetails(_Told):
     cached_tokens: int = Field(description="Read from a cache instead of computed.")
 
 
+class CompletionTokensDetails(_Told):
+    accepted_prediction_tokens: int = Field(description="Of the answer, guessed by `prediction`.")
+    rejected_prediction_tokens: int = Field(description="Guessed by `prediction` and computed in vain.")
+
+
 class Usage(_Told):
     prompt_tokens: int = Field(description="A prompt with several answers counts once.")
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class SwarmAccount(_Told):
@@ -33,6 +39,9 @@ class SwarmAccount(_Told):
     tokens_per_s: float
     recoveries: int = Field(description="Hops that were lost and replaced.")
     dropped_tokens: int = Field(description="Of the prompt, with `truncation`: oldest.")
+    rounds: int = Field(description="Through the route, behind the prompt's.")
+    drafted_tokens: int = Field(description="Guessed ahead and sent along in these rounds.")
+    accepted_tokens: int = Field(description="Of these, in the answer.")
     tokens: list[int] | None = Field(None, description="With X-Peerllm-Token-Ids: 1.")
 
 

@@ -49,6 +49,9 @@ class Metrics:
             "peerllm_cached_prompt_tokens", "Of these, kept from an earlier answer.", registry=registry
         )
         self._answer = Counter("peerllm_answer_tokens", "Tokens of answers.", registry=registry)
+        self._rounds = Counter("peerllm_rounds", "Rounds through routes, behind the prompts'.", registry=registry)
+        self._drafted = Counter("peerllm_drafted_tokens", "Tokens guessed ahead in these rounds.", registry=registry)
+        self._accepted = Counter("peerllm_accepted_tokens", "Of these, in answers.", registry=registry)
         self._recoveries = Counter("peerllm_recoveries", "Hops replaced within answers.", registry=registry)
         self._bytes = Counter("peerllm_hop_input_bytes", "Hidden states sent into hops, in bytes.", registry=registry)
         self._gauges = {name: Gauge(f"peerllm_{name}", said, registry=registry) for name, said in _GAUGES.items()}
@@ -104,6 +107,9 @@ class Metrics:
         self._prompt.inc(end.prompt_tokens)
         self._cached.inc(end.cached_tokens)
         self._answer.inc(end.completion_tokens)
+        self._rounds.inc(end.rounds)
+        self._drafted.inc(end.drafted_tokens)
+        self._accepted.inc(end.accepted_tokens)
         self._recoveries.inc(end.recoveries)
         self._bytes.inc(self._sent_bytes(request_id))
 

@@ -15,7 +15,8 @@ MAX_DEADLINE_S = 86400.0
 TermsOf = Callable[[Mapping[str, str]], RouteTerms]
 """The terms that a request's headers set, where they are silent those of the config."""
 
-_KNOWN = ("deadline-s", "exclude", "pin", "token-ids", "trust")
+_KNOWN = ("deadline-s", "exclude", "pin", "speculation", "token-ids", "trust")
+_SPECULATION = {"auto": True, "off": False}
 
 
 def terms_of(headers: Mapping[str, str], default: RouteTerms) -> RouteTerms:
@@ -33,6 +34,7 @@ def terms_of(headers: Mapping[str, str], default: RouteTerms) -> RouteTerms:
         excluded=_peers(headers, "exclude"),
         trust=_trust(headers.get(f"{PREFIX}trust"), default.trust),
         deadline_s=_deadline(headers.get(f"{PREFIX}deadline-s"), default.deadline_s),
+        speculation=_speculation(headers.get(f"{PREFIX}speculation"), default.speculation),
     )
 
 
@@ -50,6 +52,12 @@ def _trust(given: str | None, default: str) -> str:
     if given is not None and given not in TRUST_LEVELS:
         raise UsageError(f"X-Peerllm-Trust: {', '.join(TRUST_LEVELS)}, not {given[:64]!r}")
     return given or default
+
+
+def _speculation(given: str | None, default: bool | None) -> bool | None:
+    if given is not None and given not in _SPECULATION:
+        raise UsageError(f"X-Peerllm-Speculation: {', '.join(_SPECULATION)}, not {given[:64]!r}")
+    return default if given is None else _SPECULATION[given]
 
 
 def _deadline(given: str | None, default: float | None) -> float | None:

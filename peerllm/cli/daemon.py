@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from peerllm.cli.models import Subparsers
     from peerllm.local.client import LocalClient
     from peerllm.local.lending import GuestStatus
-    from peerllm.local.schema import MembershipStatus, NetworkStatus, Status
+    from peerllm.local.schema import MembershipStatus, NetworkStatus, SpeculationStatus, Status
 
 _START_S = 30.0
 _SETTLED = frozenset({"serving", "paused", "error"})
@@ -118,6 +118,7 @@ def _status_fields(status: Status, guest: GuestStatus) -> dict[str, object]:
         "sharing": _contribution(status),
         "verdict": f"{guest.verdict}: {guest.reason}" if guest.verdict else "",
         "local API": f"{status.api.url}/v1",
+        "guessed ahead": _speculation(status.speculation),
         "swarm": f"{status.swarm}, {status.peers} other peer{'s' * (status.peers != 1)} in view",
         "member": _membership(status.membership),
         "found by": "; ".join(_directory(d.name, d.up, d.reason) for d in status.directories),
@@ -128,8 +129,19 @@ def _status_fields(status: Status, guest: GuestStatus) -> dict[str, object]:
     }
 
 
+def _speculation(now: SpeculationStatus) -> str:
+    if not now.enabled:
+        return "off"
+    by = f", also by {', '.join(now.draft_models)}" if now.draft_models else ""
+    if not now.rounds:
+        return f"where that is faster{by}"
+    held = f"{now.accepted_tokens} of {now.drafted_tokens} tokens were right"
+    return f"where that is faster{by}: {held}, {now.accepted_tokens / now.rounds:.1f} per round"
+
+
 def _network(now: NetworkStatus) -> str:
     only = ", connecting to local networks only" if now.lan_only else ""
+    only += f"; direct sockets at port {now.direct_port}" if now.direct_port else ""
     return f"{now.reach}: {now.reason}{only}" if now.reason else f"{now.reach}{only}"
 
 
@@ -152,10 +164,14 @@ def _contribution(status: Status) -> str:
     lent = status.contribution
     if not lent.enabled:
         return "off (`peerllm share on` lends this machine)"
+    if lent.in_group:
+        return f"on, {lent.model}: {lent.reason}"
     if not lent.span:
         return f"on, {lent.model}, no blocks yet" + (f": {lent.reason}" if lent.reason else "")
     slots = f"{lent.slots_used} of {lent.slots_used + lent.slots_free} sessions"
-    return f"on, blocks {lent.span} of {lent.model} ({lent.blocks}), {slots}, {lent.engine} {lent.dtype}"
+    others = len(lent.members)
+    together = f", together with {others} other{'s' * (others != 1)}" if others else ""
+    return f"on, blocks {lent.span} of {lent.model} ({lent.blocks}){together}, {slots}, {lent.engine} {lent.dtype}"
 
 
 def _directory(name: str, up: bool, reason: str) -> str:

@@ -92,6 +92,7 @@ def _print_account(account: RequestAccount) -> None:
             "tokens": f"{account.prompt_tokens} in the prompt, {account.answer_tokens} in the answer",
             "first token": f"{account.ttft_s:.3f} s" if account.ttft_s else "",
             "speed": f"{account.tokens_per_s:.1f} tokens/s" if account.tokens_per_s else "",
+            "guessed ahead": _guessed(account),
             "recoveries": account.recoveries or "",
         }
     )
@@ -104,6 +105,14 @@ def _print_account(account: RequestAccount) -> None:
     for change in account.changes:
         lost = change.name or change.peer_id[-8:]
         print_fields({f"lost at token {change.at_token}": f"{lost}: {change.reason}"})
+
+
+def _guessed(account: RequestAccount) -> str:
+    if not account.drafted_tokens:
+        return ""
+    per_round = account.accepted_tokens / account.rounds
+    held = f"{account.accepted_tokens} of {account.drafted_tokens} tokens were right"
+    return f"{held}, {per_round:.1f} per round"
 
 
 def _hop_rows(account: RequestAccount) -> list[tuple[str, ...]]:

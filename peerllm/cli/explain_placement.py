@@ -35,6 +35,7 @@ def _print_account(account: PlacementAccount) -> None:
             "could hold": f"{account.capacity_blocks} blocks, {account.block_ms:.2f} ms each",
             "needed for": f"blocks {', '.join(account.alone)}: nobody else serves them" if account.alone else "",
             "missing": f"blocks {', '.join(account.missing)}: nobody serves them" if account.missing else "",
+            "group": account.group,
             "next check": "" if account.next_check_s is None else f"in {account.next_check_s:.0f} s",
         }
     )

@@ -183,7 +183,8 @@ class Chat:
             print()
         if self._stats:
             speed = f"first after {done.ttft_s:.2f} s, {done.tokens_per_s:.1f}/s"
-            facts = f"{done.completion_tokens} tokens, {speed}, {short_route(done.route)}"
+            guessed = f"{done.accepted_per_round:.1f} guessed right per round, " if done.accepted_tokens else ""
+            facts = f"{done.completion_tokens} tokens, {speed}, {guessed}{short_route(done.route)}"
             print(paint(facts, "dim", sys.stderr), file=sys.stderr)
 
 

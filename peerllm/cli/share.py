@@ -100,8 +100,14 @@ def sharing_words(lent: ContributionStatus, guest: GuestStatus) -> str:
         return guest.reason
     if not lent.enabled:
         return "sharing is off" + (f": {lent.reason}" if lent.reason not in ("", "sharing is off") else "")
-    blocks = f"blocks {lent.span}" if lent.span else "no blocks yet"
-    return f"sharing is on, {blocks} of {lent.model}; {guest.reason or 'looking at this machine'}"
+    return f"sharing is on, {_blocks(lent)} of {lent.model}; {guest.reason or 'looking at this machine'}"
+
+
+def _blocks(lent: ContributionStatus) -> str:
+    if lent.in_group:
+        return f"a slice ({lent.reason})"
+    together = f" with {len(lent.members)} other{'s' * (len(lent.members) != 1)}" if lent.members else ""
+    return f"blocks {lent.span}{together}" if lent.span else "no blocks yet"
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -47,12 +47,20 @@ def _peer_row(peer: PeerInfo) -> tuple[str, ...]:
         peer.name,
         peer.state,
         peer.model or "-",
-        f"{peer.span}/{peer.blocks}" if peer.span else "-",
+        _blocks(peer),
         f"{peer.decode_ms:.2f}" if peer.decode_ms else "-",
         "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f}",
         str(peer.slots_free) if peer.span else "-",
-        peer.reach or "-",
+        f"{peer.reach or '-'}{', socket' if peer.by_socket else ''}",
     )
+
+
+def _blocks(peer: PeerInfo) -> str:
+    if peer.group:
+        return f"a slice, with {peer.group[-8:]}"
+    if not peer.span:
+        return "-"
+    return f"{peer.span}/{peer.blocks}" + (f", group of {len(peer.members) + 1}" if peer.members else "")
 
 
 def _print_troubles(peers: list[PeerInfo]) -> None:

@@ -120,6 +120,16 @@ class Finished:
     """Of the prompt, whose keys and values were still there from an earlier answer."""
     dropped_tokens: int = 0
     """Of the prompt, to make it fit, as the request allowed."""
+    rounds: int = 0
+    """Through the route, behind the prompt's."""
+    drafted_tokens: int = 0
+    """Guessed ahead and sent along in these rounds."""
+    accepted_tokens: int = 0
+    """Of these, in the answer."""
+    accepted_prediction_tokens: int = 0
+    """Of these, guessed by the text that the request predicted."""
+    rejected_prediction_tokens: int = 0
+    """Guessed by that text and sent along in vain."""
     score: ScoredToken | None = None
     """Of the token that ended the answer, if one did and log probabilities were asked for."""
     alternatives: tuple[ScoredToken, ...] = ()

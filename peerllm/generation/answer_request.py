@@ -60,6 +60,8 @@ class AnswerRequest:
     """What the answer has to follow."""
     truncate: bool = False
     """Drop the oldest messages or tokens of a prompt that is too long, instead of refusing it."""
+    prediction: str = ""
+    """What the answer may be like; where it is, it comes sooner."""
     terms: RouteTerms = field(default_factory=RouteTerms)
     id: str = ""
     """By which the request's account is found afterwards: that of the response."""

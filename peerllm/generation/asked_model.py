@@ -17,18 +17,24 @@ from peerllm.engine.span_engine import Ends, fingerprint
 from peerllm.errors import EngineUnavailable, ModelLoading, UnsupportedModel
 from peerllm.generation.answer import Doing
 from peerllm.generation.constraint import Constraints
+from peerllm.generation.drafting.drafts import Drafts, DraftSettings, ModelDrafts
 from peerllm.generation.ends_thread import EndsThread
 from peerllm.generation.keep_alive import Kept
+from peerllm.local.schema import SpeculationStatus
 from peerllm.model.chat_template import ChatTemplate
 from peerllm.model.families import Family
 from peerllm.model.progress import ProgressEvent
-from peerllm.model.spec import ModelSpec
+from peerllm.model.spec import REPACKED, ModelSpec
 from peerllm.model.store import ModelStore, StoredModel
 from peerllm.model.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-WAYS = (("llama", None), *(("torch", dtype) for dtype in TORCH_DTYPES))
+WAYS = (
+    ("llama", None),
+    *(("llama", dtype) for dtype in REPACKED.values()),
+    *(("torch", dtype) for dtype in TORCH_DTYPES),
+)
 """Engine and dtype that peers may serve with; the asker can ask each whose ends it can compute itself."""
 
 LOOK_S = 1.0
@@ -57,6 +63,9 @@ class AskedModel:
     tokenizer: Tokenizer
     template: ChatTemplate
     threads: int
+    drafts: ModelDrafts | None = None
+    repack: str = "off"
+    """The dtype of repacked weights whose peers are asked, too."""
     _ends: dict[str, EndsThread] = field(default_factory=dict[str, EndsThread])
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -74,7 +83,8 @@ class AskedModel:
 
     def fingerprints(self) -> dict[str, tuple[str, str]]:
         """Fingerprint to (engine, dtype) of every way of serving this model that can be asked from here."""
-        return ways_of(self.spec)
+        others = self.spec.repacked_dtype if self.repack != self.spec.repacked_dtype else None
+        return {of: way for of, way in ways_of(self.spec).items() if way[1] != others}
 
     async def ends(self, of: str) -> EndsThread:
         """The two ends for peers of that fingerprint; the first call loads them."""
@@ -92,20 +102,47 @@ class AskedModel:
         for ends in self._ends.values():
             await ends.shutdown()
         self._ends.clear()
+        if self.drafts is not None:
+            await self.drafts.shutdown()
 
 
 class AskedModels:
     """The models this daemon has been asked for, each once, whatever it was called."""
 
-    def __init__(self, store: ModelStore, *, threads: int, wait_s: float = LONG_S) -> None:
-        """`wait_s` is how long a request waits for a model's files to be fetched."""
+    def __init__(
+        self,
+        store: ModelStore,
+        *,
+        threads: int,
+        wait_s: float = LONG_S,
+        drafts: DraftSettings | None = None,
+        repack: str = "off",
+    ) -> None:
+        """`wait_s` is how long a request waits for a model's files; answers are guessed ahead as `drafts` say.
+
+        `repack` is the dtype of repacked weights whose peers are asked, too.
+        """
         self._store = store
+        self._drafts = Drafts(drafts or DraftSettings(), store)
         self._threads = threads
+        self._repack = repack
         self._wait_s = wait_s
         self._models: dict[str, _Open] = {}
         self._names: dict[str, str] = {}  # what a model was asked for by, to its own name
         self._opening: dict[str, _Opening] = {}
         self._unused = asyncio.Event()
+
+    def speculation(self) -> SpeculationStatus:
+        """How answers are guessed ahead, and what that has come to."""
+        totals = self._drafts.totals
+        loaded = (each.model.drafts.model for each in self._models.values() if each.model.drafts is not None)
+        return SpeculationStatus(
+            self._drafts.settings.enabled,
+            totals.rounds,
+            totals.drafted,
+            totals.accepted,
+            draft_models=tuple(dict.fromkeys(name for name in loaded if name)),
+        )
 
     @asynccontextmanager
     async def using(self, name: str, doing: Doing | None = None) -> AsyncIterator[AskedModel]:
@@ -185,7 +222,8 @@ class AskedModels:
         if own not in self._models:
             tokenizer = await asyncio.to_thread(Tokenizer.of, stored)
             template = ChatTemplate.of(stored, tokenizer)
-            self._models[own] = _Open(AskedModel(stored, tokenizer, template, self._threads))
+            drafts = self._drafts.of(stored, tokenizer)
+            self._models[own] = _Open(AskedModel(stored, tokenizer, template, self._threads, drafts, self._repack))
         self._names[opening.name] = own
 
     def _end_opening(self, name: str, task: asyncio.Task[None]) -> None:

@@ -16,12 +16,14 @@ from peerllm.generation.answer_request import AnswerRequest
 from peerllm.generation.answer_text import answer_text
 from peerllm.generation.asked_model import AskedModel, AskedModels
 from peerllm.generation.demand import Demand
+from peerllm.generation.drafting.drafter import Drafting
 from peerllm.generation.embedding import EmbeddingRequest, Embeddings, Vector, all_embedded, embedded
 from peerllm.generation.generate import generate
 from peerllm.generation.kept_sessions import KeptSessions
 from peerllm.generation.ledger import Ledger
 from peerllm.generation.model_wait import ModelWait
 from peerllm.generation.preparing import check_fits, prepare, prompt_tokens
+from peerllm.generation.read_prompts import Prompt, ReadPrompts
 from peerllm.generation.reading import family_behind
 from peerllm.generation.router import Router
 from peerllm.generation.session import Chains, closes, none_kept
@@ -51,10 +53,12 @@ class Asker:
         spot_checks: SpotChecks,
         model_wait: ModelWait,
         kept_sessions: KeptSessions,
+        read_prompts: ReadPrompts,
     ) -> None:
         """`ledger` is where the accounts of all answers are kept, `demand` counts what is asked for.
 
-        `model_wait` is how answers wait for models that nobody serves yet, `kept_sessions` are to go on with.
+        `model_wait` is how answers wait for models that nobody serves yet, `kept_sessions` are to go on with,
+        `read_prompts` to begin with.
         """
         self._models = models
         self._router = router
@@ -63,6 +67,7 @@ class Asker:
         self._spot_checks = spot_checks
         self._model_wait = model_wait
         self._kept_sessions = kept_sessions
+        self._read_prompts = read_prompts
 
     async def answer(self, asked: AnswerRequest) -> AsyncGenerator[AnswerEvent]:
         """Tokens as they come, then `Finished`; closing the iterator frees the route at once.
@@ -105,11 +110,16 @@ class Asker:
         constraint = None if asked.grammar is None else await model.constraints.start(asked.grammar, family)
         ends = await model.ends(way.of)
         accounting = Accounting(asked.id, asked.model, len(request.prompt), way.router.name_of)
-        chains = self._chains(way, len(request.prompt) + request.max_tokens, asked)
-        answer = generate(request, ends, model.tokenizer, accounting.watched(chains), text, constraint)
-        async with contextlib.aclosing(self._noted(accounting, answer)) as events:
-            async for event in events:
-                yield event
+        prompt = way.router.prompt(self._read_prompts, way.of)
+        chains = self._chains(way, len(request.prompt) + request.max_tokens, asked, prompt)
+        drafter = model.drafts.drafter(asked) if model.drafts is not None else None
+        drafting = Drafting(drafter, drafter.plan) if drafter is not None else None
+        answer = generate(request, ends, model.tokenizer, accounting.watched(chains), text, constraint, drafting)
+        with contextlib.closing(prompt):
+            async with contextlib.aclosing(self._noted(accounting, answer)) as events:
+                async for event in events:
+                    prompt.been_read()
+                    yield event if drafter is None else drafter.counted(event)
 
     async def _way(self, model: AskedModel, asked: AnswerRequest | EmbeddingRequest) -> _Way:
         """Once the model is served."""
@@ -120,18 +130,20 @@ class Asker:
         context_tokens = min(model.spec.context_tokens, router.room_tokens(of, model.spec.blocks))
         return _Way(model, router, of, context_tokens)
 
-    def _chains(self, way: _Way, tokens: int, asked: AnswerRequest | EmbeddingRequest) -> Chains:
+    def _chains(
+        self, way: _Way, tokens: int, asked: AnswerRequest | EmbeddingRequest, prompt: Prompt | None = None
+    ) -> Chains:
         """For a session of so many tokens."""
         router, of, blocks = way.router, way.of, way.model.spec.blocks
         ending, resume = closes, none_kept
         if isinstance(asked, AnswerRequest):
             ending = partial(router.keep, self._kept_sessions, of)
-            resume = partial(router.resume, self._kept_sessions, of, tokens, asked.doing)
+            resume = partial(router.resume, self._kept_sessions, of, tokens, asked.doing, prompt=prompt)
         if not asked.terms.restrict:  # a witness would see hidden states, too
             limit = tolerance(*way.model.fingerprints()[of])
             ending = partial(self._spot_checks.at_end, limit=limit, then=ending)
         return Chains(
-            partial(router.open, of, blocks, tokens, asked.doing),
+            partial(router.open, of, blocks, tokens, asked.doing, prompt),
             partial(router.mend, tokens=tokens, doing=asked.doing),
             router.lost,
             ending,

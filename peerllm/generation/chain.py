@@ -2,34 +2,31 @@
 
 When a hop is lost its blocks alone are covered anew (`Chain.mend`, docs/adr/0011): the hop before it still has what it
 had sent, and sends that to the replacement; all others go back to where the lost step began. See docs/protocol.md.
+What is under way is counted and awaited in `steps`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import numpy as np
-
 from peerllm.engine.span_engine import Hidden
 from peerllm.errors import HistoryLost, HopLost
-from peerllm.generation.blame import laggard, miscounted_at, stuck_at
 from peerllm.generation.chain_timings import ChainTimings
 from peerllm.generation.hearing import Hearing
 from peerllm.generation.hop_link import HopLink, close_links, finish, open_links
+from peerllm.generation.read_prompts import Beginning
 from peerllm.generation.rounds import Rounds
+from peerllm.generation.steps import Passed, Spare, Steps, StepUnderWay
 from peerllm.generation.usage import Usage
 from peerllm.generation.wiring import Addresses, SessionTerms, openings, resumptions
 from peerllm.giving.books import Books
 from peerllm.wire.chunks import chunks_of
 from peerllm.wire.codec import frame_bytes
 from peerllm.wire.messages import (
-    At,
     Digest,
     Digested,
     Extend,
@@ -37,34 +34,16 @@ from peerllm.wire.messages import (
     Open,
     Recall,
     Rest,
+    Sharing,
     Step,
     Want,
-    Where,
     WireDtype,
-    WireHidden,
     new_session_id,
 )
-from peerllm.wire.tensor import from_wire, is_sound, to_wire
+from peerllm.wire.tensor import to_wire
 from peerllm.wire.transport import Transport
 from peerllm_swarm.routing import Hop, Route
 from peerllm_swarm.span import PeerId
-
-log = logging.getLogger(__name__)
-
-CHUNKS_AHEAD = 2
-"""Chunks in flight beyond one per hop: enough to keep every hop busy, and a bound on what waits there."""
-
-STUCK_ROUNDS = 20
-"""A decode step that takes as many times the usual one is stuck somewhere."""
-
-ROW_S = 0.1
-"""The same for each row of a prompt, beside what a token may take; slow machines do 50 rows a second."""
-
-PACE_ROUNDS = 16
-"""Decode steps after which it is looked at whether a hop has become slow."""
-
-Spare = Callable[[PeerId], bool]
-"""Could others do now what this hop does?"""
 
 
 def _nobody(_: PeerId) -> bool:
@@ -84,28 +63,38 @@ class Chain:
         timings: ChainTimings,
         spare: Spare,
         books: Books | None,
+        sharing: Sharing,
     ) -> None:
         """For `open_chain` only."""
-        self.route = route
-        self.rounds = Rounds(len(route.hops))
-        """Of the decode steps since the route was last changed."""
+        self.begun = 0
+        """Rows that the hops held of the session's first ones when it was opened: they need not be sent."""
         self.blamed: set[PeerId] = set()
         """Hops that were lost: nothing that was measured of them speaks for them."""
         self.joined: dict[PeerId, int] = {}
         """From which position on each hop has sent on what it computed; before, another one did."""
-        self.received: dict[int, Hidden] = {}
-        """Rows ``[1, D]`` that have come out, by position."""
         self._transport = transport
-        self._terms = SessionTerms(new_session_id(), tokens, wire_dtype)
+        self._terms = SessionTerms(new_session_id(), tokens, wire_dtype, sharing)
         self._timings = timings
-        self._spare = spare
         self._links: dict[PeerId, HopLink] = {}
         self._books = books
         self._hearing = Hearing(route.hops[-1].peer_id)
+        self._steps = Steps(route, self._hearing, wire_dtype=wire_dtype, timings=timings, spare=spare)
         self._closing: set[asyncio.Task[None]] = set()
-        self._catching_up = False  # new hops have yet to read what the lost ones knew
-        self._steps = self._steps_before = 0  # before the present answer
-        self._rows_bytes = 0
+        self._frames_before = 0  # the present answer
+
+    @property
+    def route(self) -> Route:
+        return self._steps.route
+
+    @property
+    def rounds(self) -> Rounds:
+        """Of the decode steps since the route was last changed."""
+        return self._steps.rounds
+
+    @property
+    def received(self) -> Mapping[int, Hidden]:
+        """Rows ``[1, D]`` that have come out, by position."""
+        return self._steps.received
 
     @property
     def unwanted(self) -> dict[PeerId, HopLost]:
@@ -120,11 +109,17 @@ class Chain:
 
     def input_bytes(self, hop: int) -> int:
         """Bytes of this answer's rows on their way into that hop, counted from 0; without replays."""
-        return self._rows_bytes + (self._steps - self._steps_before) * frame_bytes(timings=hop)
+        return self._steps.rows_bytes + (self._steps.number - self._frames_before) * frame_bytes(timings=hop)
 
     async def open(self, addresses: Addresses) -> None:
         """Open every hop; raises `HopLost`."""
         self._links = await self._opened(self.route, self.route.hops, addresses, 0)
+        self._steps.take_up(self.route, self._links)
+
+    async def begin(self, beginning: Beginning) -> None:
+        """Go on from what every hop holds of these rows (`begun`), before the first step; raises `HopLost`."""
+        if beginning.positions:
+            self.begun = await self._steps.begin(beginning)
 
     async def close(self) -> None:
         """Free everything at every hop, even if cancelled meanwhile."""
@@ -139,28 +134,35 @@ class Chain:
             HopLost: a hop is gone, fell silent, failed, missed its deadline or put out rubbish; what the hops hold
                 behind `position` is unknown until the chain is mended.
         """
-        started_at = time.perf_counter()
-        usage = Usage(self._links[hop.peer_id] for hop in self.route.hops)
-        ahead = len(self.route.hops) + CHUNKS_AHEAD
-        end, due, outputs = position + len(hidden), list[range](), list[Step]()
-        for first, rows in chunks_of(to_wire(hidden, self._terms.wire_dtype)):
-            if len(due) - len(outputs) == ahead:
-                outputs.append(await self._output(len(hidden)))
-            positions = range(position + first, position + first + len(rows))
-            wanted = want if positions.stop == end or want is Want.ALL else Want.NONE
-            usage.sent(len(rows), rows.shape[1], wanted)
-            await self._send(positions.start, rows, wanted)
-            due.append({Want.NONE: positions[:0], Want.LAST: positions[-1:], Want.ALL: positions}[wanted])
-        while len(outputs) < len(due):
-            outputs.append(await self._output(len(hidden)))
-        if not outputs:
-            raise ValueError("a step has at least one row")
-        usage.answered(time.perf_counter() - started_at, outputs)
-        if len(hidden) == 1:
-            self.rounds.add(started_at, time.perf_counter(), outputs[0].timings)
-            self._look_at_pace()
-        rows = [await self._checked(*pair, end, hidden.shape[1]) for pair in zip(outputs, due, strict=True)]
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+        return (await self.take(await self.send(hidden, position, want))).rows
+
+    async def send(self, hidden: Hidden, position: int, want: Want) -> StepUnderWay:
+        """The first half of `step`; others may be sent before its rows are taken, each behind the one before.
+
+        One that begins earlier makes void what was sent from there on, at every hop; raises `HopLost` like `step`.
+        """
+        return await self._steps.send(hidden, position, want)
+
+    async def take(self, step: StepUnderWay) -> Passed:
+        """The second half, in the order of sending; what nobody takes is passed over."""
+        return await self._steps.take(step)
+
+    async def settle(self, deadline: float) -> bool:
+        """Pass over all that is under way; False if that is still some at the deadline (of the loop's clock)."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._steps.settle()
+        except TimeoutError:
+            return False
+        return True
+
+    def back_to(self, position: int) -> None:
+        """What came out from there on was made of rows that are no part of the answer."""
+        self._steps.back_to(position)
+
+    def learnt(self) -> None:
+        """What was measured of the rounds is known to whoever wanted it: begin to measure anew."""
+        self._steps.rounds = Rounds(len(self.route.hops))
 
     async def rest(self, deadline: float) -> None:
         """Let the hops have their slots back if others need them; only `extend` and `close` may follow.
@@ -181,16 +183,15 @@ class Chain:
         Raises:
             HopLost: a hop does not take the session up again; the chain is of no more use.
         """
-        self._steps += 1
-        self._hearing.begin_anew(self._steps)
+        after = self._steps.begin_anew()
         for link in self._links.values():
-            await link.send(Extend(position, self._steps, tokens))
-        await self._all_resumed(self.route.hops, self._timings.extend_s)
+            await link.send(Extend(position, after, tokens))
+        await self._all_resumed(self.route.hops, after, self._timings.extend_s)
         self._terms = replace(self._terms, tokens=tokens)
-        self.rounds = Rounds(len(self.route.hops))
-        self.received = {at: row for at, row in self.received.items() if at < position}
+        self.learnt()
+        self.back_to(position)
         self.joined = {peer: min(at, position) for peer, at in self.joined.items()}
-        self._steps_before, self._rows_bytes = self._steps, 0
+        self._frames_before, self._steps.rows_bytes = after, 0
 
     async def ask(
         self, peer: PeerId, question: Recall | Digest, deadline: float
@@ -210,66 +211,6 @@ class Chain:
             if not await hearing.until(deadline):
                 raise HopLost(peer, f"did not answer {type(question).__name__}")
 
-    async def _send(self, position: int, rows: WireHidden, want: Want) -> None:
-        self._steps += 1
-        await self._links[self.route.hops[0].peer_id].send(Step(self._steps, position, want, rows))
-        self._rows_bytes += rows.nbytes
-
-    async def _output(self, rows: int) -> Step:
-        """The next output or acknowledgement of the last hop, or the loss of any hop."""
-        stuck_s = self._stuck_s(rows)
-        allowed_s = self._timings.step_s if rows == 1 and not self._catching_up else self._timings.prefill_s
-        loop = asyncio.get_running_loop()
-        end = loop.time() + allowed_s
-        while not self._hearing.outputs:
-            if await self._hearing.until(min(end, loop.time() + stuck_s)):
-                continue
-            culprit = stuck_at(self.route, await self._ask_where(), self._hearing.answered + 1)
-            if self._hearing.outputs:
-                break
-            if loop.time() >= end or self._spare(culprit):
-                raise HopLost(culprit, f"nothing came out within {stuck_s:.0f} s")
-        self._catching_up = False
-        return self._hearing.next_output()
-
-    def _stuck_s(self, rows: int) -> float:
-        """What takes longer hangs somewhere: a token, so many rows of a prompt, or all that a new hop has to read."""
-        if self._catching_up:
-            return self._timings.prefill_stuck_s
-        if rows == 1:
-            return max(self._timings.stuck_s, STUCK_ROUNDS * self.rounds.last_ms / 1e3)
-        return min(self._timings.stuck_s + ROW_S * rows, self._timings.prefill_stuck_s)
-
-    async def _checked(self, output: Step, positions: range, end: int, width: int) -> Hidden:
-        """The rows of these positions, noted in `received`; a mere acknowledgement has none. `end` is the step's."""
-        hidden = from_wire(output.hidden)
-        last = self.route.hops[-1].peer_id
-        if hidden.shape[1] != width or not is_sound(hidden):
-            raise HopLost(last, "put out no usable hidden state (wrong width or NaN)")
-        if range(output.position, output.position + len(hidden)) != positions:
-            culprit = miscounted_at(self.route, await self._ask_where(), end)
-            raise HopLost(culprit, f"put out {len(hidden)} rows from {output.position} on instead of {positions}")
-        self.received.update((position, hidden[at : at + 1]) for at, position in enumerate(positions))
-        return hidden
-
-    def _look_at_pace(self) -> None:
-        """Every now and then: is a hop much slower than it was taken for?"""
-        times = self.rounds.recent(PACE_ROUNDS) if self.rounds.made % PACE_ROUNDS == 0 else None
-        slow = laggard(self.route, times) if times is not None else None
-        if slow is not None and slow.peer_id not in self.unwanted and self._spare(slow.peer_id):
-            self.unwanted[slow.peer_id] = HopLost(slow.peer_id, "much slower than it was")
-
-    async def _ask_where(self) -> Mapping[PeerId, At]:
-        """How far each hop is, by what it says itself; without those that do not say so in time."""
-        hearing = self._hearing
-        hearing.reports.clear()
-        deadline = asyncio.get_running_loop().time() + self._timings.report_s
-        for link in self._links.values():
-            await link.send(Where())
-        while len(hearing.reports) < len(self._links) and await hearing.until(deadline):
-            pass
-        return hearing.reports
-
     async def mend(self, route: Route, addresses: Addresses, gone: AbstractSet[PeerId], history: Hidden) -> None:
         """Go on along `route`, in which others do the blocks of the hops that are `gone`.
 
@@ -284,15 +225,14 @@ class Chain:
         Usage(self._links.values()).broken_off()
         for peer in gone & self._links.keys():
             self._hearing.give_up(self._links[peer])
-        self._steps += 1  # what is still said of an earlier attempt is void as well
-        self._hearing.begin_anew(self._steps)
+        after = self._steps.begin_anew()  # what is still said of an earlier attempt is void as well
         spans = {hop.peer_id: hop.span for hop in self.route.hops if hop.peer_id not in gone}
         kept = [hop for hop in route.hops if spans.get(hop.peer_id) == hop.span]
         new = [hop for hop in route.hops if hop not in kept]
         if any(hop.peer_id in self._links for hop in new):
             raise HistoryLost(new[0].peer_id, "a hop would have to change its blocks within the session")
         opening = asyncio.create_task(self._opened(route, new, addresses, position))
-        resuming = asyncio.create_task(self._resume(route, kept, addresses, position))
+        resuming = asyncio.create_task(self._resume(route, kept, addresses, position, after))
         try:
             await asyncio.wait((opening, resuming), return_when=asyncio.FIRST_EXCEPTION)
             for task in (opening, resuming):
@@ -306,23 +246,25 @@ class Chain:
             raise
         Usage(opened.values()).sent(position, history.shape[1], Want.NONE)
         self._take_up(route, {**opened, **{hop.peer_id: self._links[hop.peer_id] for hop in kept}})
-        self._catching_up = position > 0
+        self._steps.catching_up = position > 0
         if route.hops[0] in new:
             for first, rows in chunks_of(to_wire(history, self._terms.wire_dtype)):
-                await self._links[route.hops[0].peer_id].send(Step(self._steps, first, Want.NONE, rows))
+                await self._links[route.hops[0].peer_id].send(Step(after, first, Want.NONE, rows))
 
-    async def _resume(self, route: Route, kept: Collection[Hop], addresses: Addresses, position: int) -> None:
+    async def _resume(
+        self, route: Route, kept: Collection[Hop], addresses: Addresses, position: int, after: int
+    ) -> None:
         """Have the hops that stay go back to `position` and take their new neighbours."""
         hearing = self._hearing
-        told = resumptions(route, kept, addresses, hearing.wired, position=position, after=self._steps)
+        told = resumptions(route, kept, addresses, hearing.wired, position=position, after=after)
         for hop, resume in list(told):
             hearing.wired[hop.peer_id] = resume.next
             await self._links[hop.peer_id].send(resume)
-        await self._all_resumed(kept, self._timings.step_s)
+        await self._all_resumed(kept, after, self._timings.step_s)
 
-    async def _all_resumed(self, hops: Collection[Hop], within_s: float) -> None:
+    async def _all_resumed(self, hops: Collection[Hop], after: int, within_s: float) -> None:
         deadline = asyncio.get_running_loop().time() + within_s
-        while missing := [hop for hop in hops if self._hearing.resumed.get(hop.peer_id) != self._steps]:
+        while missing := [hop for hop in hops if self._hearing.resumed.get(hop.peer_id) != after]:
             if not await self._hearing.until(deadline):
                 raise HopLost(missing[0].peer_id, f"did not resume the session within {within_s:.0f} s")
 
@@ -345,7 +287,8 @@ class Chain:
                 self._closing.add(closing)
                 self._hearing.give_up(link)
                 closing.add_done_callback(self._closing.discard)
-        self.route, self._links, self.rounds = route, links, Rounds(len(route.hops))
+        self._links = links
+        self._steps.take_up(route, links)
         self._hearing.last = route.hops[-1].peer_id
         for peer in self.unwanted.keys() - links.keys():
             del self.unwanted[peer]
@@ -362,15 +305,26 @@ async def open_chain(
     timings: ChainTimings,
     spare: Spare = _nobody,
     books: Books | None = None,
+    beginning: Beginning = Beginning(),  # noqa: B008 - frozen
 ) -> AsyncIterator[Chain]:
     """A KV slot at every hop of the route and the links between them, all given back at the end.
 
     Raises:
         HopLost: a hop cannot be reached, refuses, or does not answer within `timings.open_s`.
     """
-    chain = Chain(route, transport, tokens=tokens, wire_dtype=wire_dtype, timings=timings, spare=spare, books=books)
+    chain = Chain(
+        route,
+        transport,
+        tokens=tokens,
+        wire_dtype=wire_dtype,
+        timings=timings,
+        spare=spare,
+        books=books,
+        sharing=beginning.sharing,
+    )
     await chain.open(addresses)
     try:
+        await chain.begin(beginning)
         yield chain
     finally:
         await chain.close()

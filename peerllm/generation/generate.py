@@ -1,18 +1,22 @@
-"""The token loop: prompt in, parts of an answer out, one token at a time through a route of peers."""
+"""The token loop: prompt in, parts of an answer out, token by token through a route of peers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from peerllm.generation.answer import AnswerEvent, Content, Delta, Finished, Part
 from peerllm.generation.answer_text import AnswerText
 from peerllm.generation.constraint import Constraint
-from peerllm.generation.ends_thread import EndsThread
+from peerllm.generation.drafting.drafter import Drafting
+from peerllm.generation.ends_thread import Choosing, EndsThread
 from peerllm.generation.sampler import Sampler, SamplingParams
 from peerllm.generation.scoring import prompt_scored, scored
 from peerllm.generation.session import Chains, Session, open_session
+from peerllm.generation.speculation import RoundCounts, decoded
 from peerllm.model.tokenizer import Tokenizer
 from peerllm.wire.messages import Want
 
@@ -36,32 +40,45 @@ async def generate(
     chains: Chains,
     text: AnswerText,
     constraint: Constraint | None = None,
+    drafting: Drafting | None = None,
 ) -> AsyncGenerator[AnswerEvent]:
-    """Tokens as they come, then `Finished`. Closing the iterator frees the route at once."""
-    sampler, clock = Sampler(request.sampling), _Clock()
-    history = list(request.prompt)
-    async with open_session(chains) as session:
+    """Tokens as they come, then `Finished`. Closing the iterator frees the route at once.
+
+    With `drafting` the tokens are the same, but a round through the route may bring several.
+    """
+    clock, counts = _Clock(), RoundCounts()
+    choosing = Choosing(
+        Sampler(request.sampling), list(request.prompt), constraint, request.top_logprobs, tokenizer.eos_ids
+    )
+    async with _closing(drafting), open_session(chains) as session:
         rows = await session.advance(await ends.embed(request.prompt), _wanted(request))
         if request.score_prompt:
             yield await prompt_scored(request.prompt, rows, ends, tokenizer, request.top_logprobs or 0)
-        hidden, reason, ending = rows[-1:], "length", None
-        while clock.tokens < request.max_tokens:
-            next_token = await ends.next_token(hidden, sampler, history, constraint, top_logprobs=request.top_logprobs)
-            clock.tick()
-            if next_token.token in tokenizer.eos_ids:
-                reason, ending = "stop", next_token.scores
-                break
-            history.append(next_token.token)
-            parts = text.feed(next_token.token)
-            yield Delta(_content(parts), next_token.token, parts, *scored(next_token.scores, tokenizer))
-            if text.stopped or (constraint is not None and constraint.is_complete):
-                reason = "stop"
-                break
-            if clock.tokens < request.max_tokens:
-                hidden = await session.advance(next_token.embedded)
+        reason, ending, shown = "length", None, 0
+        async with aclosing(
+            decoded(rows[-1:], session, ends, choosing, drafting, request.max_tokens, counts)
+        ) as tokens:
+            async for next_token in tokens:
+                clock.tick()
+                if next_token.token in tokenizer.eos_ids:
+                    reason, ending = "stop", next_token.scores
+                    break
+                shown += 1
+                parts = text.feed(next_token.token)
+                yield Delta(_content(parts), next_token.token, parts, *scored(next_token.scores, tokenizer))
+                if text.stopped or next_token.completes:
+                    reason = "stop"
+                    break
         score, alternatives = scored(ending, tokenizer)
-        end = _finished(reason, text, clock, request, session, len(history))
-        yield replace(end, score=score, alternatives=alternatives)
+        end = _finished(reason, text, clock, request, session, shown)
+        yield replace(
+            end,
+            score=score,
+            alternatives=alternatives,
+            rounds=counts.rounds,
+            drafted_tokens=counts.drafted,
+            accepted_tokens=counts.accepted,
+        )
 
 
 class _Clock:
@@ -87,6 +104,10 @@ class _Clock:
         return (self.tokens - 1) / (self._last - self._first) if self.tokens > 1 else 0.0
 
 
+def _closing(drafting: Drafting | None) -> AbstractAsyncContextManager[Any]:
+    return nullcontext() if drafting is None else aclosing(drafting.drafter)
+
+
 def _wanted(request: GenerationRequest) -> Want:
     return Want.ALL if request.score_prompt else Want.LAST
 
@@ -98,13 +119,13 @@ def _content(parts: tuple[Part, ...]) -> str:
 def _finished(
     reason: str, text: AnswerText, clock: _Clock, request: GenerationRequest, session: Session, tokens: int
 ) -> Finished:
-    """`tokens` is how many prompt and answer have together."""
+    """`tokens` is how many the answer has."""
     route = session.chain.route.hops if session.chain else ()
     parts = text.flush()
     return Finished(
         reason="tool_calls" if text.called and reason == "stop" else reason,
         prompt_tokens=len(request.prompt),
-        completion_tokens=tokens - len(request.prompt),
+        completion_tokens=tokens,
         ttft_s=clock.ttft_s,
         tokens_per_s=clock.tokens_per_s,
         route=tuple(f"{hop.span}@{hop.peer_id}" for hop in route),

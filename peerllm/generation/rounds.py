@@ -47,6 +47,10 @@ class Rounds:
             self._rounds_ms.append((ended_at - started_at) * 1e3)
             self._timings.append(tuple(timings))
 
+    def interrupted(self) -> None:
+        """Something else went through the chain: the time until the next round is not the ends' alone."""
+        self._ended_at = None
+
     @property
     def last_ms(self) -> float:
         """The last round; 0 before the first one."""

@@ -29,6 +29,8 @@ class RouteTerms:
     """Who may see the hidden states: "own" peers (this owner's), "friends" (own and theirs), or the whole "swarm"."""
     deadline_s: float | None = None
     """From the request's arrival to its last token; `DeadlineExceeded` after that."""
+    speculation: bool | None = None
+    """Whether tokens are guessed ahead where that is faster; None: as the config says."""
 
     @property
     def restrict(self) -> bool:

@@ -17,7 +17,7 @@ from peerllm.errors import HopBusy, HopLeaves, HopLost, ModelLoading, NoPeers
 from peerllm.generation.answer import Doing
 from peerllm.generation.chain import Chain, ChainTimings, open_chain
 from peerllm.generation.kept_sessions import KeptSession, KeptSessions
-from peerllm.generation.rounds import Rounds
+from peerllm.generation.read_prompts import Beginning, Prompt, ReadPrompts
 from peerllm.generation.route_terms import RouteTerms, Trusted, admitted, strangers
 from peerllm.giving.books import Books
 from peerllm.measured import Measured
@@ -156,9 +156,11 @@ class Router:
 
     @asynccontextmanager
     async def open(
-        self, fingerprint: str, blocks: int, tokens: int, doing: Doing | None = None
+        self, fingerprint: str, blocks: int, tokens: int, doing: Doing | None = None, prompt: Prompt | None = None
     ) -> AsyncIterator[Chain]:
         """The cheapest chain now; waits while its peers are full, and avoids a hop that failed in the next call.
+
+        One whose hops have most of the prompt read goes first.
 
         Raises:
             HopLost: a hop did not open, or stayed full for `repair_s` (`HopBusy`).
@@ -166,22 +168,39 @@ class Router:
         """
         async with AsyncExitStack() as stack:
             doing = doing or Doing()
-            chain = await self._open_when_free(stack, fingerprint, blocks, tokens, doing)
+            beginning = prompt.beginning if prompt is not None else Beginning()
+            chain = await self._open_when_free(stack, fingerprint, blocks, tokens, doing, beginning)
+            if prompt is not None:
+                prompt.route = chain.route
             self._tell(doing, chain.route)
             try:
                 yield chain
             finally:
                 self._learn(chain)
 
+    def prompt(self, read: ReadPrompts, fingerprint: str) -> Prompt:
+        """What is known of the prompt of an answer by these terms (`ReadPrompts.prompt`)."""
+        return read.prompt(self._key(fingerprint), self._wire_dtype, restricted=self._terms.restrict)
+
     async def resume(
-        self, kept: KeptSessions, fingerprint: str, tokens: int, doing: Doing, hidden: Hidden
+        self,
+        kept: KeptSessions,
+        fingerprint: str,
+        tokens: int,
+        doing: Doing,
+        hidden: Hidden,
+        prompt: Prompt | None = None,
     ) -> KeptSession | None:
         """A kept session that goes on with these rows (`KeptSessions.take`), if its peers would be asked today."""
+        if prompt is not None:
+            await prompt.look(hidden)
         found = await kept.take(
             self._key(fingerprint), hidden, tokens, lambda chain: self._would_ask(chain.route, tokens)
         )
         if found is not None:
             self._tell(doing, found.chain.route)
+            if prompt is not None:
+                prompt.route = found.chain.route
         return found
 
     def keep(
@@ -190,7 +209,7 @@ class Router:
         """An `Ending`: keeps the session for answers that go by the same terms."""
         if kept.keep(self._key(fingerprint), chain, inputs, stack):
             self._learn(chain)
-            chain.rounds = Rounds(len(chain.route.hops))  # learnt from once
+            chain.learnt()
 
     def lost(self, lost: HopLost) -> None:
         """Leave that peer alone for a while, unless it only went as it had said."""
@@ -230,14 +249,18 @@ class Router:
         return next((record for record in self._presence.view().records if record.peer_id == peer), None)
 
     async def _open_when_free(
-        self, stack: AsyncExitStack, fingerprint: str, blocks: int, tokens: int, doing: Doing
+        self, stack: AsyncExitStack, fingerprint: str, blocks: int, tokens: int, doing: Doing, beginning: Beginning
     ) -> Chain:
         deadline = time.time() + self._repair_s
         refused_at: dict[PeerId, float] = {}
+        route = beginning.along if beginning.along and self._would_ask(beginning.along, tokens) else None
         while True:
-            route = await self._wait_for(lambda: self._find(fingerprint, blocks, tokens, refused_at), deadline, doing)
+            if route is None or refused_at:
+                route = await self._wait_for(
+                    lambda: self._find(fingerprint, blocks, tokens, refused_at), deadline, doing
+                )
             try:
-                return await stack.enter_async_context(self._opened(route, tokens))
+                return await stack.enter_async_context(self._opened(route, tokens, beginning))
             except HopBusy as busy:
                 if time.time() >= deadline:
                     raise
@@ -247,7 +270,7 @@ class Router:
                 self.lost(lost)
                 raise
 
-    def _opened(self, route: Route, tokens: int) -> AbstractAsyncContextManager[Chain]:
+    def _opened(self, route: Route, tokens: int, beginning: Beginning) -> AbstractAsyncContextManager[Chain]:
         log.info("session opens route=%s predicted_ms=%.1f", route, route.predicted_ms)
         return open_chain(
             route,
@@ -258,6 +281,7 @@ class Router:
             timings=self._timings,
             spare=lambda peer: self._could_do_without(peer, route.fingerprint, route.blocks, tokens),
             books=self._books,
+            beginning=beginning,
         )
 
     def _could_do_without(self, peer: PeerId, fingerprint: str, blocks: int, tokens: int) -> bool:

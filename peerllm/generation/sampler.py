@@ -144,8 +144,8 @@ def logprobs(logits: Logits, token: int, top: int = 0) -> tuple[TokenLogprob, tu
 
 def check_finite(logits: Logits) -> None:
     """Raises `GenerationError` for logits that hold NaN or an infinity."""
-    # The sum tells in one pass without a temporary; float64, as finite float32 values cannot overflow it.
-    if logits.size == 0 or not math.isfinite(logits.sum(dtype=np.float64)):
+    # Both ends tell: NaN is either, and they take a third of the time of a sum that cannot overflow.
+    if logits.size == 0 or not math.isfinite(logits.max()) or not math.isfinite(logits.min()):
         raise GenerationError("the model's logits are not finite: a peer computed nonsense, or the weights are damaged")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from peerllm.generation.hop_link import HopLink
 from peerllm.wire.codec import frame_bytes
-from peerllm.wire.messages import MAX_TIMINGS, Step, Want, is_decode
+from peerllm.wire.messages import MAX_TIMINGS, Want, is_decode
+
+Timings = tuple[tuple[int, int], ...]
+"""Of one frame, (queue, compute) in microseconds for each hop."""
 
 _FRAME_BYTES = frame_bytes(timings=MAX_TIMINGS)
 _WIDEST = 4  # bytes of a value: what float16 cannot hold travels as float32
@@ -24,9 +27,9 @@ class Usage:
             if link.using is not None:
                 link.using.sent(rows, decode=is_decode(rows, want), row_bytes=width * _WIDEST + _FRAME_BYTES)
 
-    def answered(self, elapsed_s: float, outputs: Sequence[Step]) -> None:
-        """All that was sent has come out."""
-        waited_s = shares(elapsed_s, outputs, len(self._links))
+    def answered(self, elapsed_s: float, timings: Iterable[Timings]) -> None:
+        """All that was sent has come out, with these timings."""
+        waited_s = shares(elapsed_s, timings, len(self._links))
         for link, share_s in zip(self._links, waited_s, strict=True):
             if link.using is not None:
                 link.using.answered(share_s)
@@ -38,11 +41,11 @@ class Usage:
                 link.using.broken_off()
 
 
-def shares(elapsed_s: float, outputs: Sequence[Step], hops: int) -> list[float]:
-    """The time that a step took, divided among the hops as they say that they had it."""
+def shares(elapsed_s: float, timings: Iterable[Timings], hops: int) -> list[float]:
+    """The time that some frames took, divided among the hops as they say that they had them."""
     had_us = [0] * hops
-    for output in outputs:
-        for at, (queue_us, compute_us) in enumerate(output.timings[:hops]):
+    for frame in timings:
+        for at, (queue_us, compute_us) in enumerate(frame[:hops]):
             had_us[at] += queue_us + compute_us
     whole_us = sum(had_us)
     return [elapsed_s * us / whole_us if whole_us else elapsed_s / hops for us in had_us]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from peerllm.wire.messages import Open, Resume, SessionId, WireDtype
+from peerllm.wire.messages import Open, Resume, SessionId, Sharing, WireDtype
 from peerllm_swarm.routing import Hop, Route
 from peerllm_swarm.span import PeerId
 
@@ -19,6 +19,7 @@ class SessionTerms:
     session: SessionId
     tokens: int
     wire_dtype: WireDtype
+    sharing: Sharing = Sharing.NOBODY
 
 
 def neighbours(route: Route, at: int) -> tuple[PeerId | None, PeerId | None]:
@@ -50,6 +51,7 @@ def openings(
                 next=behind,
                 next_addresses=addresses.get(behind, ()) if behind is not None else (),
                 silent_below=0 if passes_on else position,
+                sharing=terms.sharing,
             ),
         )
 

@@ -60,7 +60,8 @@ class RequestAccount(Schema):
     """One request; its hops are those of the last route that decoded, first to last.
 
     `predicted_ms` and `measured_ms` are the round through the route, hops and return; the ends of the
-    model and the sampling at the asker come on top, `ends_ms`. 0 stands for never measured.
+    model and the sampling at the asker come on top, `ends_ms`. 0 stands for never measured. In `rounds` behind the
+    prompt's `drafted_tokens` were guessed, of which `accepted_tokens` are in the answer.
     """
 
     id: str
@@ -77,6 +78,9 @@ class RequestAccount(Schema):
     return_measured_ms: float = 0.0
     ends_ms: float = 0.0
     hops: tuple[HopAccount, ...] = ()
+    rounds: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     recoveries: int = 0
     changes: tuple[RouteChange, ...] = ()
     error: str = ""

@@ -49,10 +49,21 @@ class ChatDone:
     tokens_per_s: float = 0.0
     route: tuple[str, ...] = ()
     recoveries: int = 0
+    rounds: int = 0
+    """Through the route, behind the prompt's."""
+    drafted_tokens: int = 0
+    """Guessed ahead in these rounds."""
+    accepted_tokens: int = 0
+    """Of these, in the answer."""
     tokens: tuple[int, ...] = ()
     """Ids of the answer's tokens, if asked for."""
     id: str = ""
     """By which `LocalClient.request` gives its account."""
+
+    @property
+    def accepted_per_round(self) -> float:
+        """Tokens that a round brought beyond its own; 0 where none was guessed."""
+        return self.accepted_tokens / self.rounds if self.rounds else 0.0
 
 
 class LocalClient:

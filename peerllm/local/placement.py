@@ -42,3 +42,4 @@ class PlacementAccount(Schema):
     alone: tuple[str, ...] = ()  # served by nobody but this peer
     missing: tuple[str, ...] = ()  # served by nobody
     next_check_s: float | None = None
+    group: str = ""  # why it leads a tensor-parallel group, serves in one, or does neither

@@ -40,6 +40,9 @@ class SeenRecord(Schema):
     rtt_ms: tuple[RoundTrip, ...] = ()
     measured_rtt_ms: float | None = None
     measured_block_ms: float | None = None
+    group: str = ""
+    members: tuple[str, ...] = ()
+    group_room: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,10 @@ class ContributionStatus(Schema):
     decode_ms: float = 0.0
     weights_bytes_downloaded: int = 0
     reason: str = ""
+    in_group: bool = False
+    """It serves a slice in somebody else's group; `reason` says whose."""
+    members: tuple[str, ...] = ()
+    """The other peers of the group that it leads."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class NetworkStatus(Schema):
     """How others reach this peer: `reach` is unknown, alone, direct, relayed or unreachable, and `reason` says why.
 
     `relays` are its addresses at relays, `relaying` is what it does with them (off, open, hidden). `clock` says whose
-    clock is off and what to do, "" if none is known to be.
+    clock is off and what to do, "" if none is known to be. At `direct_port` neighbours open direct sockets; 0 for none.
     """
 
     reach: str = "unknown"
@@ -93,6 +97,7 @@ class NetworkStatus(Schema):
     relaying: str = "off"
     lan_only: bool = False
     clock: str = ""
+    direct_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,18 @@ class MembershipStatus(Schema):
 
 
 @dataclass(frozen=True)
+class SpeculationStatus(Schema):
+    """Whether tokens are guessed ahead, and what that has come to since the start: of `drafted_tokens` in so many
+    `rounds` of all answers `accepted_tokens` were right. `draft_models` are those that are loaded for it."""
+
+    enabled: bool = False
+    rounds: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    draft_models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Status(Schema):
     version: str
     peer_id: str
@@ -136,6 +153,7 @@ class Status(Schema):
     peers: int = 0
     """Others that are in view now."""
     network: NetworkStatus = NetworkStatus()
+    speculation: SpeculationStatus = SpeculationStatus()
     membership: MembershipStatus = MembershipStatus()
 
 
@@ -156,6 +174,8 @@ class PeerInfo(Schema):
     reach: str = ""
     """How this peer gets there: direct, relayed, unreachable; "" before it has tried. Of itself: how others do."""
     reach_reason: str = ""
+    by_socket: bool = False
+    """Do this peer's streams to it go by a direct socket, past libp2p?"""
     clock_ahead_s: float = 0.0
     """By how much its clock is off, seen from here, if that is too much."""
     slots_free: int = 0
@@ -173,6 +193,10 @@ class PeerInfo(Schema):
     """Through its span while it works in that mode; 0 if unknown."""
     watts: float = 0.0
     """Of its processors while it does; 0 if unknown."""
+    group: str = ""
+    """The peer that leads the group it serves in; it then has no blocks of its own."""
+    members: tuple[str, ...] = ()
+    """The other peers of the group that it leads."""
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,14 @@ class Chooser:
         timing: Timing,
         pace: Pace,
         random: Random,
+        group_room: float = 0.0,
     ) -> None:
-        """`lends` are the fingerprints of all that this machine may serve."""
+        """`lends` are the fingerprints of all that this machine may serve, `group_room` is as in its record."""
         self._presence = presence
         self._lends = lends
         self._offer = offer
         self._random = random
+        self._group_room = group_room
         self._pace = replace(pace, visible_s=timing.visible_s)
         self._me = Lender(presence.peer_id, offer.capacity_blocks)
         self._wishes = Wishes(pinned=offer.pinned, cached=on_disk)
@@ -155,15 +157,22 @@ class Chooser:
 
     async def publish(self, state: PeerState, span: BlockSpan | None, **more: Any) -> None:
         """This peer's record, as a lender of blocks of the model."""
+        usual = {
+            "capacity_blocks": self._offer.capacity_blocks,
+            "loaded": 0.0,
+            "load_left_s": 0.0,
+            "group": "",
+            "members": (),
+            "group_room": self._group_room,
+        }
         await self._presence.publish(
             state=state,
             span=span,
             model=self._offer.spec.name,
             fingerprint=self._offer.fingerprint,
             blocks=self._offer.spec.blocks,
-            capacity_blocks=self._offer.capacity_blocks,
             lends=self._lends,
-            **{"loaded": 0.0, "load_left_s": 0.0, **more},
+            **{**usual, **more},
         )
 
     def _aware(self, view: SwarmView) -> Settling:

@@ -5,6 +5,10 @@ off ──on──> choosing ──chosen──> loading ──loaded──> war
                │ └─ failed, after a pause ──────────────┘                   v
                └───────────────────── drained, still wanted ──────────── draining ──drained──> off
 
+A machine that chooses or serves may be invited to a group instead, and chooses again when that is over:
+
+choosing | serving ──invited──> grouped ──parted──> choosing
+
 Whatever is wanted may be held: paused, with the weights of a span that was served, or released, without any. It goes
 on where it was held: it serves again if the weights are still there, else it chooses.
 """
@@ -23,6 +27,7 @@ class Phase(StrEnum):
     LOADING = "loading"
     WARMING = "warming"
     SERVING = "serving"
+    GROUPED = "grouped"
     DRAINING = "draining"
     PAUSED = "paused"
 
@@ -117,6 +122,20 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Invited:
+    """It serves in somebody else's group from now on, and nothing of its own."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Parted:
+    """That group is no more, or this machine is not in it any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Drained:
     """The last session has ended or moved, and the span is unloaded."""
 
@@ -134,6 +153,8 @@ Event = (
     | Failed
     | Moving
     | Moved
+    | Invited
+    | Parted
     | Drained
 )
 
@@ -148,6 +169,7 @@ class Action(StrEnum):
     SERVE = "serve"
     DRAIN = "drain"
     FINISH = "finish"
+    FOLLOW = "follow"
     HOLD = "hold"
     RELEASE = "release"
     STOP = "stop"
@@ -174,7 +196,7 @@ def _switched(now: Contribution, event: SwitchedOn | SwitchedOff) -> tuple[Contr
             return Contribution(Phase.SERVING, wanted=True, span=now.span, reason=""), Action.SERVE
         case SwitchedOn(), _:
             return replace(now, wanted=True), None
-        case SwitchedOff(reason), Phase.CHOOSING | Phase.LOADING | Phase.WARMING | Phase.PAUSED:
+        case SwitchedOff(reason), Phase.CHOOSING | Phase.LOADING | Phase.WARMING | Phase.GROUPED | Phase.PAUSED:
             return Contribution(reason=reason), Action.STOP
         case SwitchedOff(reason, finish), Phase.SERVING:
             draining = replace(now, phase=Phase.DRAINING, wanted=False, reason=reason, finishing=finish)
@@ -197,7 +219,10 @@ def _held(now: Contribution, event: Held | Released | GoOn) -> tuple[Contributio
             return replace(now, reason=reason), None
         case ((Held(reason) | Released(reason)), Phase.DRAINING) if not now.wanted:
             return Contribution(reason=now.reason), Action.STOP
-        case ((Held(reason) | Released(reason)), Phase.CHOOSING | Phase.LOADING | Phase.WARMING | Phase.DRAINING):
+        case (
+            (Held(reason) | Released(reason)),
+            Phase.CHOOSING | Phase.LOADING | Phase.WARMING | Phase.GROUPED | Phase.DRAINING,
+        ):
             return Contribution(Phase.PAUSED, wanted=True, reason=reason), Action.STOP
         case GoOn(), Phase.PAUSED if now.span is not None:
             return replace(now, phase=Phase.SERVING, reason=""), Action.SERVE
@@ -213,7 +238,7 @@ def _lent_anew(now: Contribution) -> tuple[Contribution, Action | None]:
             return replace(now, phase=Phase.DRAINING, reason="what is lent has changed"), Action.DRAIN
         case Phase.PAUSED if now.span is not None:
             return replace(now, span=None), Action.RELEASE
-        case Phase.CHOOSING | Phase.LOADING | Phase.WARMING:
+        case Phase.CHOOSING | Phase.LOADING | Phase.WARMING | Phase.GROUPED:
             return Contribution(Phase.CHOOSING, wanted=True, reason=""), Action.CHOOSE
         case _:
             return now, None
@@ -227,6 +252,10 @@ def _gone_on(now: Contribution, event: Event) -> tuple[Contribution, Action | No
             return replace(now, span=span), None
         case Moved(span), Phase.PAUSED if now.span is not None:
             return replace(now, span=span), None
+        case Invited(reason), Phase.CHOOSING | Phase.SERVING:
+            return Contribution(Phase.GROUPED, wanted=True, reason=reason), Action.FOLLOW
+        case ((Parted(reason) | Failed(reason)), Phase.GROUPED):
+            return Contribution(Phase.CHOOSING, wanted=True, reason=reason), Action.CHOOSE
         case Chosen(span), Phase.CHOOSING:
             return replace(now, phase=Phase.LOADING, span=span), Action.LOAD
         case Loaded(), Phase.LOADING:

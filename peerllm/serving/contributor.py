@@ -6,12 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
 from peerllm.engine.courtesy import on_thread
-from peerllm.engine.load import fetch_span
 from peerllm.engine.scheduler import DecodeWork
 from peerllm.engine.span_engine import EngineInfo
 from peerllm.errors import PeerllmError, WrongResults
@@ -19,7 +17,7 @@ from peerllm.giving.books import Books
 from peerllm.model.progress import Progress, ProgressEvent
 from peerllm.model.store import StoredModel
 from peerllm.presence import Presence
-from peerllm.serving.chooser import Chooser, Relocation
+from peerllm.serving.chooser import Chooser
 from peerllm.serving.contribution import (
     Action,
     Chosen,
@@ -29,10 +27,12 @@ from peerllm.serving.contribution import (
     Failed,
     GoOn,
     Held,
+    Invited,
     LentAnew,
     Loaded,
     Moved,
     Moving,
+    Parted,
     Phase,
     Released,
     SwitchedOff,
@@ -40,13 +40,15 @@ from peerllm.serving.contribution import (
     Warmed,
     advance,
 )
+from peerllm.serving.group_member import Place
+from peerllm.serving.groups import Groups
 from peerllm.serving.load_meter import LoadMeter, tell_progress
 from peerllm.serving.loaded_span import LoadedSpan, LoadEngine, load_engine
 from peerllm.serving.offer import Offer, Prepared
+from peerllm.serving.reception import Reception
+from peerllm.serving.residence import HAND_OVER_S, Means, Residence
 from peerllm.serving.spans_in_memory import SpansInMemory
-from peerllm.wire.live_stream import LiveStream
-from peerllm.wire.messages import RefusalCode, Refused
-from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL, Transport
+from peerllm.wire.transport import Transport
 from peerllm_swarm.balancing import Elsewhere, Pace
 from peerllm_swarm.errors import SwarmError
 from peerllm_swarm.explanation import PlacementExplanation
@@ -60,10 +62,6 @@ T = TypeVar("T")
 
 RETRY_S = 10.0
 """Before choosing or loading is tried again: long enough not to hammer a hub, short enough to be noticed."""
-
-HAND_OVER_S = 0.5
-"""For askers to move on before a pause cuts them off: the owner is to have the machine within 2 s, and whoever is cut
-off replays elsewhere all the same, only later."""
 
 FINISH_S = 3600.0
 """For running sessions to end by themselves, once the owner wants to stop after them."""
@@ -92,6 +90,7 @@ class Contributor:
         pace: Pace = Pace(),  # noqa: B008 - frozen
         load_engine: LoadEngine = load_engine,
         books: Books | None = None,
+        groups: Groups | None = None,
     ) -> None:
         """`changed` is told every new state, `progress` (from another thread) every part of a download.
 
@@ -110,6 +109,8 @@ class Contributor:
         self._pace = pace
         self._load_engine = load_engine
         self._books = books
+        self._groups = groups
+        self._place: Place | None = None  # in somebody else's group, taken last
         self._events: asyncio.Queue[tuple[Event, asyncio.Task[None] | None]] = asyncio.Queue()
         self._doing: asyncio.Task[None] | None = None
         self._stored: StoredModel | None = None
@@ -141,17 +142,32 @@ class Contributor:
         return self._stored.downloaded_bytes if self._stored else 0
 
     def explain(self) -> PlacementExplanation | None:
-        """Why this machine serves what it serves; None while it serves nothing and chooses nothing."""
-        view = self._presence.view()
-        return self._chooser.explain(view) if self._chooser is not None and self.contribution.wanted else None
+        """Why this machine serves what it serves; None while it serves nothing and chooses nothing, or in a group."""
+        grouped = self.contribution.phase is Phase.GROUPED or self.members
+        if self._chooser is None or not self.contribution.wanted or grouped:
+            return None
+        return self._chooser.explain(self._presence.view())
+
+    def explain_group(self) -> str:
+        """Why this machine leads a group, serves in one, or does neither; "" while it lends nothing."""
+        if self._groups is None or not self.contribution.wanted:
+            return ""
+        grouped = self.contribution.phase is Phase.GROUPED
+        return self.contribution.reason if grouped else self._groups.words(self._spans.served)
+
+    @property
+    def members(self) -> tuple[PeerId, ...]:
+        """The others of the group that this machine leads."""
+        served = self._spans.served
+        return served.group.members if served is not None and served.group is not None else ()
 
     def switch(self, on: bool, reason: str = "sharing is off", *, finish: bool = False) -> None:
         """Lend from now on, or stop: hand running sessions over, or (`finish`) let them end by themselves."""
         self._tell(SwitchedOn() if on else SwitchedOff(reason, finish))
 
     def hold(self, reason: str) -> None:
-        """Serve nobody until `go_on`; the weights stay in memory."""
-        self._tell(Held(reason))
+        """Serve nobody until `go_on`; the weights stay in memory, but for a group's, whose members wait for nobody."""
+        self._tell(Released(reason) if self.members else Held(reason))
 
     def release(self, reason: str) -> None:
         """Serve nobody until `go_on`, and give the memory back."""
@@ -167,8 +183,9 @@ class Contributor:
 
     async def run(self) -> None:
         """Obey events until cancelled, then drop everything at once (`leave` first for a graceful end)."""
-        await self._transport.serve(SESSION_PROTOCOL, self._session)
-        await self._transport.serve(PUSH_PROTOCOL, self._push)
+        await Reception(self._spans, lambda: self.contribution.phase).open(self._transport)
+        if self._groups is not None:
+            await self._groups.start(self._unwilling, self._join)
         try:
             while True:
                 event, outcome_of = await self._events.get()
@@ -198,7 +215,7 @@ class Contributor:
     def _obey(self, event: Event) -> None:
         before = self.contribution
         self.contribution, action = advance(before, event)
-        if action is None and self.contribution == before:
+        if action is None and self.contribution == before and not isinstance(event, Moved):
             return
         log.info("contribution phase=%s reason=%r", self.contribution.phase, self.contribution.reason)
         self._changed(self.contribution)
@@ -220,6 +237,8 @@ class Contributor:
                 return self._serve()
             case Action.DRAIN:
                 return self._drain(self._drain_s)
+            case Action.FOLLOW:
+                return self._follow()
             case Action.FINISH:
                 return self._drain(FINISH_S, tell=False)
             case Action.HOLD:
@@ -255,8 +274,9 @@ class Contributor:
             prepared = await self._prepare(self._presence.view())
             self._stored, self.offer = prepared.stored, prepared.offer
             self._on_disk = await on_thread(self._stored.blocks_on_disk, polite=self.offer.polite)
+            room = self._groups.lend(self._stored, self.offer) if self._groups is not None else 0.0
             self._chooser = Chooser(
-                self._presence, self.offer, prepared.lends, self._on_disk, self._timing(), self._pace, Random()
+                self._presence, self.offer, prepared.lends, self._on_disk, self._timing(), self._pace, Random(), room
             )
         return Chosen(await self._chooser.settle())
 
@@ -285,52 +305,40 @@ class Contributor:
         return Warmed()
 
     async def _serve(self) -> Event:
-        """Announce the span and watch the swarm; returns when this peer has to stop serving it to serve another."""
-        chooser, fingerprint = _known(self._chooser), _known(self.offer).fingerprint
-        _known(self._spans.served).handler.reopen()
-        while True:
-            loaded = _known(self._spans.served)
-            await chooser.publish(
-                PeerState.ONLINE,
-                loaded.info.span,
-                free_entry=loaded.info.free_entry,
-                moving_until=0.0,
-                **loaded.measured(),
-            )
-            relocation = await chooser.watch(
-                loaded.info.span,
-                loaded.outage(),
-                loaded.block_ms,
-                lambda: self.sessions,
-                lambda view, check: self._elsewhere(view, fingerprint, check),
-            )
-            log.info("moving from=%s to=%s: %s", loaded.info.span, relocation.span, relocation.reason)
-            try:
-                if not relocation.beside:
-                    return await self._instead(relocation)
-                await self._beside(_known(relocation.span))
-            except (PeerllmError, SwarmError, OSError) as error:
-                log.warning("not moved to %s: %s", relocation.span, error)
-                chooser.stay(time.time())
+        """Serve the span until this peer has to stop serving it to serve another."""
+        chooser, stored, offer = _known(self._chooser), _known(self._stored), _known(self.offer)
+        if self._spans.served is not None:
+            self._spans.served.handler.reopen()
+        means = Means(
+            stored,
+            offer,
+            self._transport,
+            self._progress,
+            self._books,
+            self._drain_s,
+            load_span=lambda span: self._load_span(span, self._progress),
+            elsewhere=lambda view, check: self._elsewhere(view, offer.fingerprint, check),
+            moved=lambda span: self._tell(Moved(span)),
+            send_away=self._send_away,
+        )
+        departure = await Residence(chooser, self._spans, self._groups, means).serve()
+        self._moving = departure.moving
+        return Moving(departure.reason)
 
-    async def _instead(self, relocation: Relocation) -> Event:
-        """Fetch what the other span needs while this one still serves."""
-        if relocation.span is not None:
-            stored, offer = _known(self._stored), _known(self.offer)
-            fetch = partial(fetch_span, stored, relocation.span, engine=offer.engine, progress=self._progress)
-            await on_thread(fetch, polite=offer.polite)
-            self._moving = True
-        return Moving(relocation.reason)
-
-    async def _beside(self, span: BlockSpan) -> None:
-        """Load the other span while this one serves, then let its last sessions end."""
-        loaded = await self._load_span(span, self._progress)
-        await loaded.warm()
-        self._spans.move_to(loaded, self._drain_s)
-        self._tell(Moved(span))
+    async def _follow(self) -> Event:
+        """Give up what is served, and serve in somebody else's group until that is over."""
+        place = _known(self._place)
+        self._moving = False
+        if self._spans.served is not None:
+            await self._send_away(self._spans.served, HAND_OVER_S)
+        await self._spans.cut_off()
+        await self._spans.unload()
+        groups, stored, offer = _known(self._groups), _known(self._stored), _known(self.offer)
+        return Parted(await groups.follow(place, stored, offer))
 
     async def _drain(self, within_s: float, *, tell: bool = True) -> Event:
-        await self._send_away(_known(self._spans.served), within_s, tell=tell)
+        if self._spans.served is not None:
+            await self._send_away(self._spans.served, within_s, tell=tell)
         await self._spans.unload()
         await self._publish_idle()
         return Drained()
@@ -338,7 +346,8 @@ class Contributor:
     async def _hold(self) -> None:
         """Hand all sessions over at once; whoever wants one later is turned away."""
         self._moving = False
-        await asyncio.gather(self._send_away(_known(self._spans.served), HAND_OVER_S), self._spans.cut_off())
+        if self._spans.served is not None:
+            await asyncio.gather(self._send_away(self._spans.served, HAND_OVER_S), self._spans.cut_off())
         await self._publish_idle()
 
     async def _release(self) -> None:
@@ -353,6 +362,18 @@ class Contributor:
         """End or move all sessions; the askers hear of it at once, however long the record takes to spread."""
         await asyncio.gather(self._presence.publish(state=PeerState.DRAINING), span.handler.drain(within_s, tell=tell))
 
+    def _unwilling(self) -> str | None:
+        """Why this machine joins no group now; nobody learns more than its record says."""
+        phase = self.contribution.phase
+        willing = self.contribution.wanted and phase in (Phase.CHOOSING, Phase.SERVING)
+        return None if willing else f"it cannot join now ({phase})"
+
+    def _join(self, place: Place) -> None:
+        self._place = place
+        names = {record.peer_id: record.name for record in self._presence.others()}
+        lead = place.invite.peers[0]
+        self._tell(Invited(f"serves in the group of {names.get(lead) or lead[-6:]}"))
+
     async def _end_doing(self) -> None:
         doing, self._doing = self._doing, None
         await _ended(doing)
@@ -360,25 +381,6 @@ class Contributor:
     async def _publish_idle(self) -> None:
         wanted = self.contribution.wanted and self.contribution.phase is not Phase.PAUSED
         await self._presence.publish_idle(lends=self._presence.record.lends if wanted else ())
-
-    async def _session(self, stream: LiveStream) -> None:
-        if self._spans.served is None or self.contribution.phase in (Phase.WARMING, Phase.PAUSED):
-            await self._turn_away(stream)
-        else:
-            await self._spans.served.handler.serve_session(stream)
-
-    async def _push(self, stream: LiveStream) -> None:
-        if self._spans.served is None:
-            await self._turn_away(stream)
-        else:
-            await self._spans.served.handler.serve_push(stream)
-
-    async def _turn_away(self, stream: LiveStream) -> None:
-        phase = self.contribution.phase
-        if phase is Phase.PAUSED:  # why is its owner's business
-            await stream.send(Refused(RefusalCode.DRAINING, "this peer is paused"))
-        else:
-            await stream.send(Refused(RefusalCode.LOADING, f"no span is served here now ({phase})", retry_after_s=1.0))
 
 
 async def _ended(task: asyncio.Task[None] | None) -> None:

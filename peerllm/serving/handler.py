@@ -21,8 +21,10 @@ from peerllm.errors import BadFrame, EngineError, NoSlot, PeerGone, Refused, Wir
 from peerllm.giving.books import Books
 from peerllm.serving.admission import UNKNOWN_RETRY_S, first_to_go
 from peerllm.serving.history import HistoryRoom
+from peerllm.serving.kept_prefixes import KeptPrefixes
 from peerllm.serving.load import RecentWaits
 from peerllm.serving.places import Full, Places
+from peerllm.serving.prefixes import Holding, begin_alike
 from peerllm.serving.session import ServedSession
 from peerllm.serving.session_receipts import SessionReceipts
 from peerllm.wire.live_stream import LiveStream, while_open
@@ -59,6 +61,7 @@ class _Served:
     """A session that has a slot."""
 
     session: ServedSession
+    holding: Holding
     receipts: SessionReceipts
     stream: LiveStream  # of its asker
     over: asyncio.Event
@@ -94,6 +97,7 @@ class SpanHandler:
         self._waits = RecentWaits()
         self._history_room = HistoryRoom(history_bytes)
         self._changed = asyncio.Condition()
+        self._kept = KeptPrefixes(scheduler, self._places, self._notify)
         self._draining = False
 
     @property
@@ -160,7 +164,7 @@ class SpanHandler:
             await asyncio.gather(*(self._say_goodbye(served, within_s) for served in self._running()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s), self._changed:
-                await self._changed.wait_for(lambda: not self._served and not self.settling)
+                await self._changed.wait_for(lambda: not self._served and not self.settling and not len(self._kept))
         await asyncio.gather(*(self._cut(served) for served in self._served.values()))
 
     def reopen(self) -> None:
@@ -197,24 +201,25 @@ class SpanHandler:
         self._refuse(opened)
         slot = await self._take_slot(opened, stream.peer_id)
         receipts = SessionReceipts(self._books.giving(stream.peer_id, opened) if self._books else None, stream)
+        holding = Holding.of(opened, stream.peer_id, slot, self._history_room)
         session = ServedSession(
             opened,
             stream,
             self._scheduler,
-            slot,
+            holding,
             self._waits,
             link=partial(self._link, opened.session),
             told=self._notify,
             rests=partial(self._rest, opened.session, stream.peer_id),
             wakes=partial(self._wake, opened.session),
-            room=self._history_room,
+            begin_alike=partial(begin_alike, holding, others=self._holdings, scheduler=self._scheduler),
             receipts=receipts,
         )
         log.info("session opened id=%s span=%d:%d", opened.session.hex()[:8], opened.enter, opened.exit)
         over = asyncio.Event()
         stream.on_end(over.set)
         giving_back = asyncio.create_task(self._give_back(opened.session, stream.peer_id, slot, over))
-        self._served[opened.session] = served = _Served(session, receipts, stream, over, giving_back)
+        self._served[opened.session] = served = _Served(session, holding, receipts, stream, over, giving_back)
         try:
             await self._notify()
             yield served
@@ -262,6 +267,8 @@ class SpanHandler:
     def _send_away(self, session: SessionId) -> asyncio.Task[None]:
         """End a session that rests; what is returned is done when its slot is free."""
         log.info("resting session ends id=%s", session.hex()[:8])
+        if (given_back := self._kept.let_go(session)) is not None:
+            return given_back
         served = self._served[session]
         self._places.leave(session)
         served.session.dismiss()
@@ -294,13 +301,23 @@ class SpanHandler:
     async def _give_back(self, session: SessionId, asker: PeerId, slot: int, over: asyncio.Event) -> None:
         """Not only when the session's other streams have been closed, which takes time where a peer is dead."""
         await over.wait()
-        self._served.pop(session).session.stop()
+        served = self._served.pop(session)
+        left = served.session.leave_behind()
         self._places.leave(session)
         try:
-            await self._scheduler.close(slot)
+            if left is None:
+                served.holding.history.forget()
+                await self._scheduler.close(slot)
         finally:
             self._places.end(session, asker)
+            if left is not None:
+                self._keep(left)
             await self._notify()
+
+    def _keep(self, left: Holding) -> None:
+        kept, in_the_way = self._kept.keep(left)
+        if out := kept if self._draining else in_the_way:
+            self._send_away(out)
 
     async def _attached_to(self, session: SessionId, before: PeerId) -> ServedSession:
         """The session that the hop before wants to feed, as soon as its asker has opened it here."""
@@ -336,6 +353,9 @@ class SpanHandler:
     def _expects(self, session: SessionId, before: PeerId) -> bool:
         served = self._served.get(session)
         return served is not None and served.session.expects(before)
+
+    def _holdings(self) -> list[Holding]:
+        return [*(served.holding for served in self._served.values()), *self._kept.holdings]
 
     def _running(self) -> list[_Served]:
         return [served for session, served in self._served.items() if not self._places.rests(session)]

@@ -59,9 +59,18 @@ class History:
             kept[position:length] = rows
             self._length = length
 
+    def begin_as(self, other: History, length: int) -> None:
+        """The first positions are those of another session; nothing is remembered if it does not remember them."""
+        rows = other.rows(0, length)
+        if rows is None:
+            self.forget()
+        else:
+            self.note(0, rows)
+
     def back_to(self, position: int) -> None:
         """Positions from there on were never sent."""
         self._length = min(self._length, position)
+        self._forgotten = self._forgotten and position > 0
 
     def rows(self, start: int, end: int) -> WireHidden | None:
         """Rows ``[end - start, D]``; None if they are not remembered."""

@@ -38,10 +38,10 @@ class Progress:
         self._decoded_at: float | None = None
 
     def note(self, reached: int, *, decoded: bool, now: float) -> None:
-        """A step was computed up to that position; `decoded` if it had one row."""
-        self._reached = reached
+        """A step was computed up to that position; `decoded` if it was a token of the answer, or several."""
+        tokens, self._reached = max(1, reached - self._reached), reached
         if decoded and self._decoded_at is not None:
-            took_s = now - self._decoded_at
+            took_s = (now - self._decoded_at) / tokens
             self._token_s = took_s if self._token_s is None else self._token_s + SMOOTHING * (took_s - self._token_s)
         self._decoded_at = now if decoded else None
 

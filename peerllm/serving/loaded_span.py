@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from peerllm.engine.throughput import Throughput, measure
 from peerllm.giving.books import Books
 from peerllm.model.progress import Progress
 from peerllm.model.store import StoredModel
+from peerllm.serving.group_lead import Group
 from peerllm.serving.handler import SpanHandler
 from peerllm.serving.offer import Offer
 from peerllm.wire.transport import Transport
@@ -39,8 +40,18 @@ class LoadedSpan:
     """Made by `load`, warmed once, then ready for sessions until `unload`."""
 
     def __init__(
-        self, engine: SpanEngine, offer: Offer, transport: Transport, load_s: float, books: Books | None
+        self,
+        engine: SpanEngine,
+        offer: Offer,
+        transport: Transport,
+        load_s: float,
+        books: Books | None,
+        group: Group | None = None,
+        dissolve: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`group` is whose engine this is, if it is a group's; `dissolve` tells its members once it is unloaded."""
+        self.group = group
+        self._dissolve = dissolve
         self.info: EngineInfo = engine.info
         self._hidden = offer.spec.hidden
         self._scheduler = StepScheduler(engine, polite=offer.polite)
@@ -110,13 +121,15 @@ class LoadedSpan:
     async def unload(self) -> None:
         """Free its memory; sessions that still run fail."""
         await self._scheduler.shutdown()
+        if self._dissolve is not None:
+            await self._dissolve()
 
 
 def load_engine(
     stored: StoredModel, offer: Offer, span: BlockSpan, progress: Progress, cap: ThreadCap | None = None
 ) -> tuple[SpanEngine, float]:
     """The engine, tested, and how many seconds loading took once all was on this disk."""
-    fetch_span(stored, span, engine=offer.engine, progress=progress)
+    fetch_span(stored, span, engine=offer.engine, dtype=offer.dtype, progress=progress)
     began = time.monotonic()
 
     def load() -> SpanEngine:

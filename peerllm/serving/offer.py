@@ -71,6 +71,8 @@ def work_out_offer(spec: ModelSpec, config: Config, *, threads: int, left_over: 
     lent, engine = config.contribution, config.engine
     dtype = None if engine.dtype == "auto" else engine.dtype
     chosen, chosen_dtype = choose_engine(spec, engine.kind, dtype=dtype, device=engine.device)
+    if chosen == "llama" and engine.repack == spec.repacked_dtype:
+        chosen_dtype = engine.repack
     device = "cpu" if chosen == "llama" else choose_device(engine.device)
     memory_bytes = lent_bytes(config, device)
     left = left_over(chosen, device)

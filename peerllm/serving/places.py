@@ -67,6 +67,10 @@ class Places:
         if self.rests(session):
             return None
         self._held -= Counter((asker,))
+        return self.keep(session, asker)
+
+    def keep(self, session: SessionId, asker: PeerId) -> SessionId | None:
+        """The same for what is left of a session that has ended, in the slot that it has given back."""
         self._resting[session] = asker
         own = {resting: peer for resting, peer in self._resting.items() if peer == asker}
         return first_to_go(own) if len(own) > max(1, self._slots - 1) else None

@@ -17,8 +17,8 @@ from typing import Any
 from peerllm.engine.scheduler import StepScheduler, StepTiming
 from peerllm.engine.span_engine import Hidden, Rows
 from peerllm.errors import BadFrame, BadRows, EngineError, EngineFault, PeerGone, Refused, WireError
-from peerllm.serving.history import History, HistoryRoom
 from peerllm.serving.load import Progress, RecentWaits
+from peerllm.serving.prefixes import Holding, acknowledged
 from peerllm.serving.session_receipts import SessionReceipts
 from peerllm.wire.chunks import chunks_of
 from peerllm.wire.live_stream import LiveStream, while_open
@@ -35,6 +35,7 @@ from peerllm.wire.messages import (
     Message,
     Open,
     Opened,
+    Prefixes,
     Recall,
     RefusalCode,
     Rest,
@@ -44,8 +45,8 @@ from peerllm.wire.messages import (
     Step,
     Want,
     Where,
+    wanted_rows,
 )
-from peerllm.wire.row_digests import RowDigests
 from peerllm.wire.tensor import from_wire, is_sound, to_wire
 from peerllm_swarm.span import PeerId
 
@@ -63,35 +64,37 @@ class ServedSession:
         opened: Open,
         asker: LiveStream,
         scheduler: StepScheduler,
-        slot: int,
+        holding: Holding,
         waits: RecentWaits,
         *,
         link: Link,
         told: Callable[[], Awaitable[None]],
         rests: Callable[[], None],
         wakes: Callable[[], None],
-        room: HistoryRoom,
+        begin_alike: Callable[[Prefixes], Awaitable[int]],
         receipts: SessionReceipts,
     ) -> None:
-        """`waits` is told how long each step has waited for the engine, `room` holds what was sent.
+        """`holding` is the session's slot, empty as yet; `waits` is told how long each step has waited for the engine.
 
         `told` is called when the asker has named another hop before this one, `rests` when the slot may be given to
-        others, `wakes` when the asker wants it back: it raises `Refused` if others go first. `receipts` count what
-        the asker gets.
+        others, `wakes` when the asker wants it back: it raises `Refused` if others go first. `begin_alike` takes
+        over what others have left, `receipts` count what the asker gets.
         """
         self.opened = opened
         self.progress = Progress(opened.tokens)
         self._asker = asker
         self._scheduler = scheduler
-        self._slot = slot
+        self._slot = holding.slot
+        self._holding = holding
         self._waits = waits
         self._link = link
         self._told = told
         self._rests = rests
         self._wakes = wakes
         self._receipts = receipts
-        self._history = History(room, opened.tokens)
-        self._inputs = RowDigests()
+        self._begin_alike = begin_alike
+        self._history = holding.history
+        self._inputs = holding.inputs
         self._previous = opened.previous
         self._behind: LiveStream | None = None
         self._linked = asyncio.Event()  # to the hop behind, or to nobody at the end of the route
@@ -118,15 +121,20 @@ class ServedSession:
         """Touch the slot no more: it belongs to somebody else from now on."""
         self._stopped, self._void = True, math.inf
 
+    def leave_behind(self) -> Holding | None:
+        """Stop; what other sessions may begin with, unless nobody may or the slot is somebody else's already."""
+        useful = not self._stopped and self._holding.is_worth_keeping
+        self.stop()
+        return self._holding if useful else None
+
     def dismiss(self) -> None:
         """The asker is not to come back: somebody else needs the slot."""
         self.stop()
         self._let_go(self._asker)
 
     async def close(self) -> None:
-        """Forget what was sent and end the streams to both neighbours."""
+        """End the streams to both neighbours."""
         self._receipts.close()
-        self._history.forget()
         behind, before, self._behind, self._before = self._behind, self._before, None, None
         self._let_go(behind)
         self._let_go(before)
@@ -145,9 +153,12 @@ class ServedSession:
         try:
             while True:
                 message = await before.receive()
-                if not isinstance(message, Step):
+                if isinstance(message, Prefixes):
+                    await self._take_over(message)
+                elif isinstance(message, Step):
+                    await self._advance(message)
+                else:
                     raise BadFrame(f"a push stream carries steps, not {type(message).__name__}")
-                await self._advance(message)
         except WireError as error:
             if before is self._before:
                 await self._tell(FailureCode.PREVIOUS_GONE, str(error))
@@ -158,6 +169,8 @@ class ServedSession:
         match message:
             case Step() if self._previous is None:
                 await self._advance(message)
+            case Prefixes() if self._previous is None:
+                await self._take_over(message)
             case Rewind(to=to):
                 await self._go_back(to)
             case Resume():
@@ -184,6 +197,24 @@ class ServedSession:
                 raise BadFrame(f"an asker does not send {type(message).__name__} in a running session")
         return True
 
+    async def _take_over(self, offer: Prefixes) -> None:
+        """Begin with what an earlier session has left here of these rows, and offer the next hop what that was sent."""
+        if offer.step <= self._void:
+            return
+        self._received = offer.step
+        if not self._position and not self._resting:
+            self._position = await self._begin_alike(offer)
+        if offer.step <= self._void:
+            return
+        try:
+            if self._behind is None:
+                await self._asker.send(acknowledged(offer, self._position))
+            else:
+                await self._behind.send(self._holding.offer_on(offer, self._position))
+        except PeerGone as gone:
+            await self._fail(offer, FailureCode.NEXT_GONE, str(gone))
+        self._done = offer.step
+
     async def _advance(self, step: Step) -> None:
         """Run the rows through this peer's blocks and pass them on; a failure is told to the asker."""
         if step.step <= self._void:
@@ -200,40 +231,51 @@ class ServedSession:
         self._receipts.computed(step, timing)
         if step.step <= self._void:  # the asker has gone back meanwhile
             return
+        if step.position < self._position:
+            self._forget_from(step.position)
         now = time.monotonic()
         self._waits.note(timing.queue_us / 1e3, now)
         self._position = step.position + len(step.hidden)
-        self.progress.note(self._position, decoded=len(hidden) == 1, now=now)
+        self.progress.note(self._position, decoded=len(hidden) == 1 or step.want is Want.EACH, now=now)
         await self._pass_on(step, hidden, (*step.timings, (timing.queue_us, timing.compute_us)))
+        if step.step <= self._void:
+            return
         self._inputs.note(step.position, from_wire(step.hidden))
         self._done = step.step
         await self._receipts.show_if_due()
 
     async def _compute(self, step: Step) -> tuple[Hidden, StepTiming]:
+        """Behind what this step leaves of the earlier ones: it may begin where those guessed wrongly."""
         hidden = from_wire(step.hidden)
-        if step.position != self._position or not is_sound(hidden):
+        if step.position > self._position or not is_sound(hidden):
             raise BadRows(f"rows from {step.position} on after {self._position} positions, or values that are none")
-        return await self._scheduler.step(Rows(self._slot, step.position, hidden, self.opened.enter, self.opened.exit))
+        self._inputs.back_to(step.position)  # nobody begins with what is about to change
+        return await self._scheduler.step(
+            Rows(self._slot, step.position, hidden, self.opened.enter, self.opened.exit),
+            goes_back=step.position < self._position,
+            as_alone=step.want is Want.EACH,
+        )
 
     async def _pass_on(self, step: Step, hidden: Hidden, timings: tuple[tuple[int, int], ...]) -> None:
         dtype, silent = self.opened.wire_dtype, self._position <= self._silent_below
         if self._behind is None:
             if not silent:
-                position, wanted = _wanted(step, hidden)
-                output = Step(step.step, position, step.want, to_wire(wanted, dtype), timings)
+                rows = wanted_rows(len(hidden), step.want)
+                wanted = to_wire(hidden[rows.start : rows.stop], dtype)
+                output = Step(step.step, step.position + rows.start, step.want, wanted, timings)
                 self._receipts.passes_on(output)
                 await self._asker.send(output)
             return
         rows = to_wire(hidden, dtype)
         self._history.note(step.position, rows)
-        if silent:
-            return
-        output = Step(step.step, step.position, step.want, rows, timings)
-        self._receipts.passes_on(output)
-        try:
-            await self._behind.send(output)
-        except PeerGone as gone:
-            await self._fail(step, FailureCode.NEXT_GONE, str(gone))
+        if not silent:
+            output = Step(step.step, step.position, step.want, rows, timings)
+            self._receipts.passes_on(output)
+            try:
+                await self._behind.send(output)
+            except PeerGone as gone:
+                await self._fail(step, FailureCode.NEXT_GONE, str(gone))
+        self._holding.note_sent(step.position, rows)
 
     async def _resume(self, resume: Resume) -> None:
         """Go back, take the neighbours that the asker names, and send a new next one what it must know."""
@@ -300,11 +342,15 @@ class ServedSession:
     async def _go_back(self, to: int) -> None:
         if self._stopped:
             raise PeerGone("the session has ended")
-        await self._scheduler.rewind(self._slot, to)
-        self._history.back_to(to)
         self._inputs.back_to(to)
-        self._position = to
-        self._silent_below = min(self._silent_below, to)  # what comes behind is new to everybody
+        await self._scheduler.rewind(self._slot, to)
+        self._forget_from(to)
+
+    def _forget_from(self, position: int) -> None:
+        """What came from there on, as the engine has already."""
+        self._holding.back_to(position)
+        self._position = position
+        self._silent_below = min(self._silent_below, position)  # what comes behind is new to everybody
 
     def _follow(self, behind: LiveStream) -> None:
         """Push to this stream from now on; if it ends while nothing is sent the asker is told all the same."""
@@ -323,7 +369,7 @@ class ServedSession:
         with contextlib.suppress(WireError):
             await self._asker.send(Failed(self._received, code, message))
 
-    async def _fail(self, step: Step, code: FailureCode, message: str) -> None:
+    async def _fail(self, step: Step | Prefixes, code: FailureCode, message: str) -> None:
         if step.step <= self._void:
             return
         log.info("step failed id=%s code=%s", self.opened.session.hex()[:8], code)
@@ -346,14 +392,3 @@ class ServedSession:
 
 
 _FORGOTTEN = Failed(0, FailureCode.NO_HISTORY, "it is not kept any more")
-
-
-def _wanted(step: Step, hidden: Hidden) -> tuple[int, Hidden]:
-    """The rows that go back to the asker and the position of the first of them."""
-    match step.want:
-        case Want.ALL:
-            return step.position, hidden
-        case Want.LAST:
-            return step.position + len(hidden) - 1, hidden[-1:]
-        case Want.NONE:  # an answer all the same: it says that the chunk is done
-            return step.position, hidden[:0]

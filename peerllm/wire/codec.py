@@ -55,6 +55,12 @@ _TYPES: dict[int, type[Message]] = {
     22: messages.Receipt,
     23: messages.Countersigned,
     24: messages.Contested,
+    25: messages.Prefixes,
+    26: messages.Invite,
+    27: messages.Willing,
+    28: messages.Declined,
+    29: messages.Assemble,
+    30: messages.Assembled,
 }
 _CODES = {kind: code for code, kind in _TYPES.items()}
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _TYPES.values()}

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from peerllm.errors import BadFrame, PeerGone, WireError
 from peerllm.wire.bandwidth import Bandwidth
@@ -56,16 +56,40 @@ class StreamTimings:
     """For the last bytes to leave; then the stream is cut."""
 
 
+class ByteTransport(Protocol):
+    """What carries the bytes of a stream: an ``asyncio.Transport``, or one that seals them (sealed_connection.py)."""
+
+    def write(self, data: bytes | memoryview, /) -> None: ...
+
+    def writelines(self, pieces: list[bytes | memoryview], /) -> None: ...
+
+    def write_eof(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def is_closing(self) -> bool: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
 class LiveStream(asyncio.Protocol):
     """Messages to and from `peer_id`. Any task may send; one at a time receives."""
 
     def __init__(
-        self, writer: asyncio.StreamWriter, peer_id: PeerId, timings: StreamTimings, bandwidth: Bandwidth | None
+        self,
+        transport: ByteTransport,
+        peer_id: PeerId,
+        timings: StreamTimings,
+        bandwidth: Bandwidth | None,
+        *,
+        kept: object = None,
     ) -> None:
-        """For `adopt` only."""
+        """`transport` calls this stream from now on; `kept` lives as long as the stream does."""
         self.peer_id = peer_id
-        self._writer = writer  # kept: a forgotten StreamWriter closes its transport
-        self._transport = cast(asyncio.Transport, writer.transport)
+        self._transport = transport
+        self._kept = kept
         self._timings = timings
         self._bandwidth = bandwidth
         self._loop = asyncio.get_running_loop()
@@ -102,7 +126,8 @@ class LiveStream(asyncio.Protocol):
         """
         if writer.is_closing():
             raise PeerGone(f"{peer_id} closed the stream at once")
-        stream = cls(writer, peer_id, timings, bandwidth)
+        # A forgotten StreamWriter closes its transport.
+        stream = cls(cast(asyncio.Transport, writer.transport), peer_id, timings, bandwidth, kept=writer)
         writer.transport.set_protocol(stream)
         reader.feed_eof()  # ours, not the peer's: makes the read return what has arrived so far, without waiting
         if early := await reader.read():
@@ -180,8 +205,18 @@ class LiveStream(asyncio.Protocol):
         except TimeoutError:
             log.debug("stream cut without an end from the other side peer=%s", self.peer_id)
         finally:
-            if not self._lost.is_set():  # a transport that has ended its life does not survive an abort
+            if not self._lost.is_set():
                 self._transport.abort()
+
+    def cut(self) -> None:
+        """End the stream now, whatever is still to leave; safe to call twice."""
+        self.fail(PeerGone(f"the stream to {self.peer_id} was cut here"))
+
+    def fail(self, error: WireError) -> None:
+        """Cut the stream, for a reason that everybody who uses it is told."""
+        self._break(error)
+        if not self._lost.is_set():  # a transport that has ended its life does not survive an abort
+            self._transport.abort()
 
     def _end_writing(self) -> None:
         """Close our half only and read on until the other side closes too.
@@ -209,8 +244,7 @@ class LiveStream(asyncio.Protocol):
             for message in self._decoder.feed(data):
                 self._accept(message)
         except BadFrame as error:
-            self._break(error)
-            self._transport.abort()
+            self.fail(error)
         if self._bandwidth is not None and (rest_s := self._bandwidth.down.pause_s(len(data))):
             self._rest(rest_s)
 
@@ -236,16 +270,14 @@ class LiveStream(asyncio.Protocol):
         if len(payload) <= _JOIN_BYTES:
             self._transport.write(b"".join((head, payload)))
         else:
-            self._transport.write(head)
-            self._transport.write(payload)
+            self._transport.writelines([head, payload])
 
     async def _drain(self) -> None:
         try:
             async with asyncio.timeout(self._timings.stall_s):
                 await self._writable.wait()
         except TimeoutError:
-            self._break(PeerGone(f"{self.peer_id} took nothing for {self._timings.stall_s:g} s"))
-            self._transport.abort()
+            self.fail(PeerGone(f"{self.peer_id} took nothing for {self._timings.stall_s:g} s"))
         if self._error is not None:
             raise PeerGone(str(self._error))
 
@@ -314,8 +346,7 @@ class LiveStream(asyncio.Protocol):
             # (some event loops run timers before they read what has arrived meanwhile).
             self._heard_at = now
         if now - self._heard_at >= self._timings.silence_s:
-            self._break(PeerGone(f"{self.peer_id} was silent for {self._timings.silence_s:g} s"))
-            self._transport.abort()
+            self.fail(PeerGone(f"{self.peer_id} was silent for {self._timings.silence_s:g} s"))
             return
         if self._writable.is_set():  # else bytes still wait to leave, and are the sign of life themselves
             self._ping_stamp = _now_us()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peerllm.wire.group_messages import Assemble, Assembled, Declined, Invite, Willing
 from peerllm.wire.message_checks import MAX_TEXT, MAX_UINT64, check_uint
+from peerllm.wire.prefix_messages import MAX_PREFIXES, Prefixes
 from peerllm.wire.receipt_messages import Contested, Countersigned, Receipt
 from peerllm.wire.recovery_messages import DIGEST_BYTES, At, Digest, Digested, Recall, Resume, Resumed, Where
 from peerllm.wire.session_messages import (
@@ -24,6 +26,7 @@ from peerllm.wire.session_messages import (
     Refused,
     Rest,
     SessionId,
+    Sharing,
     new_session_id,
 )
 from peerllm.wire.step_messages import (
@@ -40,6 +43,7 @@ from peerllm.wire.step_messages import (
     WireHidden,
     check_shape,
     is_decode,
+    wanted_rows,
 )
 
 __all__ = [
@@ -47,26 +51,32 @@ __all__ = [
     "MAX_ADDRESSES",
     "MAX_HIDDEN",
     "MAX_PAYLOAD_BYTES",
+    "MAX_PREFIXES",
     "MAX_ROWS",
     "MAX_TEXT",
     "MAX_TIMINGS",
+    "Assemble",
+    "Assembled",
     "At",
     "Attach",
     "Attached",
     "Close",
     "Contested",
     "Countersigned",
+    "Declined",
     "Digest",
     "Digested",
     "Extend",
     "Failed",
     "FailureCode",
+    "Invite",
     "Leaving",
     "Message",
     "Open",
     "Opened",
     "Ping",
     "Pong",
+    "Prefixes",
     "Recall",
     "Receipt",
     "RefusalCode",
@@ -76,14 +86,17 @@ __all__ = [
     "Resumed",
     "Rewind",
     "SessionId",
+    "Sharing",
     "Step",
     "Want",
     "Where",
+    "Willing",
     "WireDtype",
     "WireHidden",
     "check_shape",
     "is_decode",
     "new_session_id",
+    "wanted_rows",
 ]
 
 
@@ -107,5 +120,6 @@ class Pong:
 
 Message = (
     Open | Opened | Refused | Attach | Attached | Step | Rewind | Resume | Resumed | Where | At | Recall | Digest
-    | Digested | Failed | Close | Ping | Pong | Leaving | Rest | Extend | Receipt | Countersigned | Contested
+    | Digested | Failed | Close | Ping | Pong | Leaving | Rest | Extend | Receipt | Countersigned | Contested | Prefixes
+    | Invite | Willing | Declined | Assemble | Assembled
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import NewType
 
 from peerllm.errors import BadFrame
@@ -45,6 +45,14 @@ class RefusalCode(StrEnum):
     INTERNAL = "internal"
 
 
+class Sharing(IntEnum):
+    """Who may take over what a session's prompt has left at its hops; docs/adr/0024."""
+
+    NOBODY = 0  # it is forgotten with the session
+    ASKER = 1
+    MEMBERS = 2  # whoever allows the same
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """Asker to hop: take a KV slot and run blocks ``[enter, exit)`` for this session.
@@ -63,10 +71,12 @@ class Open:
     next: PeerId | None
     next_addresses: tuple[str, ...]  # multiaddrs of `next`, best first
     silent_below: int = 0
+    sharing: Sharing = Sharing.NOBODY
 
     def __post_init__(self) -> None:
         check_session(self.session)
         check_uint(self.silent_below, "Open.silent_below")
+        replace_field(self, "sharing", member(Sharing, self.sharing))
         check_text(self.fingerprint, "Open.fingerprint")
         check_uint(self.exit, "Open.exit", MAX_BLOCKS)
         check_uint(self.enter, "Open.enter", self.exit - 1)

@@ -49,11 +49,23 @@ class Want(IntEnum):
     NONE = 0  # prefill but its last chunk: the output has no rows and only acknowledges
     LAST = 1
     ALL = 2
+    EACH = 3  # all of them, every one with the bits that it would have had in a step of its own
 
 
 def is_decode(rows: int, want: Want) -> bool:
     """Does a step of so many rows stand for one new token? A replay and the end of a prompt want nothing."""
     return rows == 1 and want is not Want.NONE
+
+
+def wanted_rows(rows: int, want: Want) -> range:
+    """Which of a step's rows come out of the last hop; none is an answer all the same, which says that it is done."""
+    match want:
+        case Want.NONE:
+            return range(0)
+        case Want.LAST:
+            return range(rows - 1, rows)
+        case Want.ALL | Want.EACH:
+            return range(rows)
 
 
 class FailureCode(StrEnum):
@@ -72,9 +84,9 @@ class FailureCode(StrEnum):
 class Step:
     """Rows of a session: into a hop, from hop to hop, and out of the last one.
 
-    Every hop appends ``(queue_us, compute_us)`` to `timings`. `position` is that of the first row here:
-    with `Want.LAST` the output has one row, whose position is that of the step's last token. `hidden` must not
-    change once the step is sent: it may still be waiting to leave.
+    Every hop appends ``(queue_us, compute_us)`` to `timings`. `position` is that of the first row here; what a hop
+    holds from there on is forgotten first. With `Want.LAST` the output has one row, whose position is that of the
+    step's last token. `hidden` must not change once the step is sent: it may still be waiting to leave.
     """
 
     step: int
@@ -86,7 +98,8 @@ class Step:
     def __post_init__(self) -> None:
         check_uint(self.step, "Step.step")
         check_uint(self.position, "Step.position")
-        replace_field(self, "want", member(Want, self.want))
+        if type(self.want) is not Want:
+            replace_field(self, "want", member(Want, self.want))
         if self.hidden.ndim != 2 or not self.hidden.flags.c_contiguous:
             raise BadFrame(f"Step.hidden must be a C-contiguous [T, D], not {self.hidden.shape}")
         WireDtype.of(self.hidden)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from peerllm.errors import PeerGone, WireError
+from peerllm.errors import PeerGone
 from peerllm.wire.bandwidth import Bandwidth
 from peerllm.wire.live_stream import LiveStream, StreamTimings
+from peerllm.wire.served_streams import ServedStreams
 from peerllm_swarm.errors import NotAMember, Unreachable
 from peerllm_swarm.p2p import connect, open_stream
 from peerllm_swarm.span import PeerId
@@ -41,8 +41,12 @@ StreamHandler = Callable[[LiveStream], Awaitable[None]]
 """Runs one stream from its first message to its end; the stream is closed when it returns or raises."""
 
 
+ByteHandler = Callable[[PeerId, asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+"""The same for a stream that does not carry messages; whose it is comes first."""
+
+
 class Transport(Protocol):
-    """Authenticated streams between peers. Here over libp2p; a direct socket on the LAN comes second."""
+    """Authenticated streams between peers: over libp2p here, over direct sockets in `direct_transport`."""
 
     @property
     def peer_id(self) -> PeerId: ...
@@ -79,18 +83,15 @@ class Libp2pTransport:
         bandwidth: Bandwidth | None = None,
     ) -> None:
         """`p2p` stays the caller's to shut down, after `close`; `bandwidth` holds for what others ask of this peer."""
-        self._p2p = p2p
-        self._timings = timings
-        self._streams_per_peer = streams_per_peer
-        self._bandwidth = bandwidth
-        self._handlers: dict[str, StreamHandler] = {}
-        self._serving: set[asyncio.Task[None]] = set()
-        self._served = Counter[PeerId]()
-        self._closed = False
+        self.p2p = p2p
+        self.timings = timings
+        self.bandwidth = bandwidth
+        self.served = ServedStreams(streams_per_peer)
+        self._handlers: dict[str, ByteHandler] = {}
 
     @property
     def peer_id(self) -> PeerId:
-        return PeerId(self._p2p.peer_id.to_base58())
+        return PeerId(self.p2p.peer_id.to_base58())
 
     async def open_stream(
         self, peer_id: PeerId, addresses: Sequence[str], protocol: str, timeout_s: float
@@ -100,45 +101,77 @@ class Libp2pTransport:
                 if peer_id == self.peer_id:
                     reader, writer = await self._open_to_self(protocol)
                 else:
-                    await connect(self._p2p, peer_id, addresses, timeout_s)
-                    await self._p2p.gate.meet(peer_id)
-                    reader, writer = await open_stream(self._p2p, peer_id, protocol, timeout_s)
-                    self._p2p.gate.watch(peer_id, writer)
+                    await self.reach(peer_id, addresses, timeout_s)
+                    reader, writer = await self.open_bytes(peer_id, protocol, timeout_s)
         except TimeoutError:
             raise PeerGone(f"{peer_id} did not open {protocol} within {timeout_s:g} s") from None
+        except (Unreachable, OSError) as error:
+            raise PeerGone(f"{peer_id} cannot be reached: {error}") from error
+        return await LiveStream.adopt(reader, writer, peer_id, self.timings, self.lent_to(peer_id, protocol))
+
+    async def reach(self, peer_id: PeerId, addresses: Sequence[str], timeout_s: float) -> None:
+        """Be connected to the peer, and know it for a member.
+
+        Raises:
+            PeerGone: it cannot be reached within the time, or is none.
+        """
+        try:
+            await connect(self.p2p, peer_id, addresses, timeout_s)
+            await self.p2p.gate.meet(peer_id)
         except NotAMember as error:
             raise PeerGone(f"{peer_id} is not trusted: {error}") from error
         except (Unreachable, OSError, EOFError) as error:
             raise PeerGone(f"{peer_id} cannot be reached: {error}") from error
-        bandwidth = self._lent_to(peer_id) if protocol == PUSH_PROTOCOL else None
-        return await LiveStream.adopt(reader, writer, peer_id, self._timings, bandwidth)
+
+    async def open_bytes(
+        self, peer_id: PeerId, protocol: str, timeout_s: float
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A stream to a peer that has been reached, without messages as yet; the caller closes it.
+
+        Raises:
+            PeerGone: it does not serve the protocol, or does not answer within the time.
+        """
+        try:
+            reader, writer = await open_stream(self.p2p, peer_id, protocol, timeout_s)
+        except (Unreachable, OSError, EOFError) as error:
+            raise PeerGone(f"{peer_id} cannot be reached: {error}") from error
+        self.p2p.gate.watch(peer_id, writer)
+        return reader, writer
 
     async def serve(self, protocol: str, handler: StreamHandler) -> None:
+        async def run(peer_id: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            lent = self.lent_to(peer_id)
+            await conversed(handler, await LiveStream.adopt(reader, writer, peer_id, self.timings, lent))
+
+        await self.serve_bytes(protocol, run)
+
+    async def serve_bytes(self, protocol: str, handler: ByteHandler) -> None:
+        """Run `handler` for every stream of bytes that a member opens for `protocol`; closed when it returns."""
+
         async def accept(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             # In a task of its own: asyncio logs an error when the one that it made for the connection is cancelled.
             self._start(protocol, PeerId(info.peer_id.to_base58()), reader, writer)
 
         self._handlers[protocol] = handler
         async with asyncio.timeout(_DAEMON_TIMEOUT_S):
-            await self._p2p.add_binary_stream_handler(protocol, accept)
+            await self.p2p.add_binary_stream_handler(protocol, accept)
 
     async def close(self) -> None:
-        self._closed = True
-        for protocol in self._handlers:
+        protocols, self._handlers = list(self._handlers), {}
+        for protocol in protocols:
             try:
                 async with asyncio.timeout(_DAEMON_TIMEOUT_S):
-                    await self._p2p.remove_binary_stream_handler(protocol)
+                    await self.p2p.remove_binary_stream_handler(protocol)
             except Exception as error:  # whatever ails the daemon: it is about to end
                 log.debug("handler not removed protocol=%s: %s", protocol, error)
-        self._handlers.clear()
-        serving = list(self._serving)
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        await self.served.close()
 
-    def _lent_to(self, peer_id: PeerId) -> Bandwidth | None:
-        """What streams of others' sessions keep within; what this peer sends itself takes nothing of the line."""
-        return None if peer_id == self.peer_id else self._bandwidth
+    def lent_to(self, peer_id: PeerId, opened: str = PUSH_PROTOCOL) -> Bandwidth | None:
+        """What streams of others' sessions keep within, all that are served and the pushes that this peer has opened.
+
+        What this peer asks for itself, or sends itself, takes nothing of the line lent.
+        """
+        return self.bandwidth if opened == PUSH_PROTOCOL and peer_id != self.peer_id else None
 
     async def _open_to_self(self, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """libp2p does not dial itself, but a route may lead through the asker's own span."""
@@ -152,36 +185,16 @@ class Libp2pTransport:
     def _start(
         self, protocol: str, peer_id: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        if self._closed or self._served[peer_id] >= self._streams_per_peer:
-            log.debug("stream turned away peer=%s protocol=%s open=%d", peer_id, protocol, self._served[peer_id])
+        handler = self._handlers.get(protocol)
+        if handler is None:  # being closed
             writer.close()
             return
-        self._served[peer_id] += 1
-        task = asyncio.create_task(self._run(self._handlers[protocol], protocol, peer_id, reader, writer))
-        self._serving.add(task)
-        task.add_done_callback(lambda task: self._end(task, peer_id, writer))
+        self.served.start(protocol, peer_id, lambda: handler(peer_id, reader, writer), writer.close)
 
-    def _end(self, task: asyncio.Task[None], peer_id: PeerId, writer: asyncio.StreamWriter) -> None:
-        writer.close()  # for a task that was cancelled before it began
-        self._serving.discard(task)
-        self._served -= Counter((peer_id,))  # drops the peer at zero
 
-    async def _run(
-        self,
-        handler: StreamHandler,
-        protocol: str,
-        peer_id: PeerId,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        """One stream of a peer's, from its first message to its end."""
-        try:
-            stream = await LiveStream.adopt(reader, writer, peer_id, self._timings, self._lent_to(peer_id))
-            try:
-                await handler(stream)
-            finally:
-                await stream.close()
-        except (WireError, TimeoutError) as error:
-            log.info("stream ended peer=%s protocol=%s reason=%s", peer_id, protocol, error)
-        except Exception:
-            log.exception("handler failed peer=%s protocol=%s", peer_id, protocol)
+async def conversed(handler: StreamHandler, stream: LiveStream) -> None:
+    """One stream of a peer's, from its first message to its end."""
+    try:
+        await handler(stream)
+    finally:
+        await stream.close()

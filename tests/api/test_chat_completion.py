@@ -126,6 +126,7 @@ def test_a_prompt_counts_once_and_what_one_answer_computed_was_not_cached() -> N
         "completion_tokens": 16,
         "total_tokens": 36,
         "prompt_tokens_details": {"cached_tokens": 8},
+        "completion_tokens_details": {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
     }
 
 
@@ -162,6 +163,9 @@ def test_usage_and_what_a_swarm_knows_come_last_where_asked_for() -> None:
         "tokens_per_s": 8.0,
         "recoveries": 0,
         "dropped_tokens": 0,
+        "rounds": 0,
+        "drafted_tokens": 0,
+        "accepted_tokens": 0,
         "tokens": [7],
     }
 

@@ -38,6 +38,8 @@ def test_answers_are_counted_by_how_they_end(api: RunningApi) -> None:
     assert after["peerllm_prompt_tokens_total"] == usage["prompt_tokens"]
     assert after["peerllm_time_to_first_token_seconds_count"] == 1
     assert after["peerllm_hops_sum"] == 1
+    assert after["peerllm_rounds_total"] == usage["completion_tokens"] - 1
+    assert after["peerllm_drafted_tokens_total"] == after["peerllm_accepted_tokens_total"] == 0
 
 
 def test_what_is_going_on_is_told(api: RunningApi) -> None:

@@ -95,6 +95,28 @@ def test_text_parts_are_as_good_as_a_text(client: openai.OpenAI) -> None:
     assert both[0].choices[0].message.content == both[1].choices[0].message.content
 
 
+def test_a_prediction_changes_no_token_and_its_use_is_counted(client: openai.OpenAI, api: RunningApi) -> None:
+    question = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 24}
+    plain = client.chat.completions.create(**question)
+    text = plain.choices[0].message.content
+    right = client.chat.completions.create(**question, prediction={"type": "content", "content": text})
+    parts = [{"type": "text", "text": "Paris, as far as I know, is what they call it."}]
+    wrong = client.chat.completions.create(**question, prediction={"type": "content", "content": parts})
+
+    assert api.node.asked[-1].prediction == parts[0]["text"]
+    assert right.choices[0].message.content == wrong.choices[0].message.content == text
+    for answer, least in ((plain, 0), (right, 8), (wrong, 0)):
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens_details is not None
+        assert (answer.usage.completion_tokens_details.accepted_prediction_tokens or 0) >= least
+    assert plain.usage.completion_tokens_details.accepted_prediction_tokens == 0
+    assert wrong.usage.completion_tokens_details.rejected_prediction_tokens
+    assert (right.usage.completion_tokens_details.rejected_prediction_tokens or 0) <= 2  # tokens are not quite text
+    told = right.model_extra["peerllm"]
+    assert told["accepted_tokens"] >= (right.usage.completion_tokens_details.accepted_prediction_tokens or 0)
+    assert told["rounds"] + told["accepted_tokens"] >= right.usage.completion_tokens - 1
+
+
 def test_logit_bias_forbids_a_token(client: openai.OpenAI, api: RunningApi) -> None:
     asked = {"model": MODEL, "messages": QUESTION, "temperature": 0.0, "max_tokens": 1}
     first = client.chat.completions.create(**asked)

@@ -26,9 +26,10 @@ def test_demands_reach_the_node(api: RunningApi) -> None:
         "X-Peerllm-Exclude": "Keller",
         "X-Peerllm-Trust": "friends",
         "X-Peerllm-Deadline-S": "30",
+        "X-Peerllm-Speculation": "off",
     }
     assert ask(api, headers).status_code == 200
-    assert api.node.asked[-1].terms == RouteTerms(("Wohnzimmer", "12D3KooWabcd"), ("Keller",), "friends", 30.0)
+    assert api.node.asked[-1].terms == RouteTerms(("Wohnzimmer", "12D3KooWabcd"), ("Keller",), "friends", 30.0, False)
     assert ask(api, {}).status_code == 200
     assert api.node.asked[-1].terms == RouteTerms()
 
@@ -40,6 +41,7 @@ def test_demands_reach_the_node(api: RunningApi) -> None:
         ("X-Peerllm-Deadline-S", "soon", "seconds above 0"),
         ("X-Peerllm-Deadline-S", "-1", "seconds above 0"),
         ("X-Peerllm-Deadline-S", "nan", "seconds above 0"),
+        ("X-Peerllm-Speculation", "on", "auto, off"),
         ("X-Peerllm-Pin", "a,,b", "ids or names of peers"),
         ("X-Peerllm-Pin", ",".join("abcd" for _ in range(33)), "up to 32"),
         ("X-Peerllm-Pinn", "Keller", "there is no header x-peerllm-pinn"),

@@ -51,6 +51,14 @@ def test_swarm_covers_every_block(swarm: list[Daemon]) -> None:
         assert [(model.covered, model.gaps) for model in client.swarm().models] == [(30, ())]
 
 
+def test_neighbours_speak_by_direct_sockets(swarm: list[Daemon], expected: tuple[int, ...]) -> None:
+    """`expected`: an answer has gone through them."""
+    with swarm[0].client() as client:
+        assert any(peer.by_socket for peer in client.peers())
+        status = client.status()
+    assert status.network.direct_port
+
+
 def test_a_peer_that_serves_gguf_files_does_without_torch(swarm: list[Daemon], expected: tuple[int, ...]) -> None:
     """`expected`: it has served, and has asked."""
     if not sys.platform.startswith("linux"):

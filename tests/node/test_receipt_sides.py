@@ -18,7 +18,6 @@ from peerllm.giving.store import KeptReceipt, Store
 from peerllm.wire.messages import Contested, Countersigned
 from peerllm.wire.messages import Receipt as ReceiptMessage
 from tests.support.receipts import Clock, identity, service
-from tests.support.streams import step
 
 ROW_BYTES = 1000
 
@@ -206,7 +205,7 @@ def test_nothing_is_said_of_a_session_in_which_nothing_was_computed(pair: Pair) 
 
 
 def test_waiting_is_shared_out_as_the_hops_say_that_they_had_it() -> None:
-    output = replace(step(), timings=((100, 200), (0, 300), (0, 0)))
-    assert shares(2.0, [output, output], 3) == [1.0, 1.0, 0.0]
+    timings = ((100, 200), (0, 300), (0, 0))
+    assert shares(2.0, [timings, timings], 3) == [1.0, 1.0, 0.0]
     assert shares(3.0, [], 3) == [1.0, 1.0, 1.0]
-    assert sum(shares(1.0, [output], 2)) == pytest.approx(1.0)
+    assert sum(shares(1.0, [timings], 2)) == pytest.approx(1.0)

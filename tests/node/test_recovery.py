@@ -18,7 +18,7 @@ from peerllm.generation.chain import Chain, ChainTimings, open_chain
 from peerllm.generation.session import Chains, Session, open_session
 from peerllm.model.store import ModelStore, StoredModel
 from peerllm.wire.messages import WireDtype
-from peerllm.wire.transport import Libp2pTransport
+from peerllm.wire.transport import Transport
 from peerllm_swarm.routing import Hop, Route
 from peerllm_swarm.span import BlockSpan, PeerId
 from tests.support.gguf_models import tiny_gguf
@@ -52,7 +52,7 @@ def ends(model: StoredModel) -> Ends:
 class Swarm:
     """For each third of the model a peer and its spares, `rows[turn][third]`; sessions take the first that is left."""
 
-    asker: Libp2pTransport
+    asker: Transport
     rows: list[list[ServingPeer]]
     engines: list[list[FaultyEngine]]
     gone: set[PeerId] = field(default_factory=set[PeerId])
@@ -100,9 +100,9 @@ class Swarm:
 
 @asynccontextmanager
 async def swarm(
-    model: StoredModel, home: Path, *, turns: int = 2, history_bytes: int = 1 << 20
+    model: StoredModel, home: Path, *, turns: int = 2, history_bytes: int = 1 << 20, direct: bool = False
 ) -> AsyncIterator[Swarm]:
-    async with transport(home / "asker") as (asker, _), AsyncExitStack() as stack:
+    async with transport(home / "asker", direct=direct) as (asker, _), AsyncExitStack() as stack:
         here = Swarm(asker, [], [])
         for turn in range(turns):
             engines = [
@@ -115,7 +115,7 @@ async def swarm(
             here.rows.append(
                 [
                     await stack.enter_async_context(
-                        serving_peer(home / f"{turn}-{third}", engine, history_bytes=history_bytes)
+                        serving_peer(home / f"{turn}-{third}", engine, history_bytes=history_bytes, direct=direct)
                     )
                     for third, engine in enumerate(engines)
                 ]
@@ -156,10 +156,12 @@ async def all_slots_free(here: Swarm) -> None:
     await until(lambda: all(not peer.handler.sessions for row in here.rows for peer in row))
 
 
-@pytest.mark.parametrize("third", [0, 1, 2])
-def test_a_hop_that_vanishes_is_replaced_alone(third: int, model: StoredModel, ends: Ends, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("third", "direct"), [(0, False), (1, False), (2, False), (1, True)])
+def test_a_hop_that_vanishes_is_replaced_alone(
+    third: int, direct: bool, model: StoredModel, ends: Ends, tmp_path: Path
+) -> None:
     async def main() -> None:
-        async with swarm(model, tmp_path) as here:
+        async with swarm(model, tmp_path, direct=direct) as here:
             expected, _ = await answer(here, ends)
 
             async def vanish(number: int) -> None:

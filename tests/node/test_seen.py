@@ -30,7 +30,9 @@ def record(peer: PeerId) -> PeerRecord:
 def test_a_peer_that_is_not_trusted_is_shown_with_the_reason() -> None:
     view = SwarmView(1.0, (record(LIAR), record(ME)))
     found = {LIAR: ("quarantined", "gave wrong results")}
-    rows = peer_rows(view, ME, lambda _: None, DirectWays(), lambda peer: found.get(peer, ("", "")), {})
+    rows = peer_rows(
+        view, ME, lambda _: None, DirectWays(), lambda peer: found.get(peer, ("", "")), {}, lambda _: False
+    )
     assert [(row.peer_id, row.trust, row.trust_reason) for row in rows] == [
         (ME, "", ""),
         (LIAR, "quarantined", "gave wrong results"),
@@ -46,5 +48,15 @@ def test_a_row_tells_version_load_and_the_engine_if_its_fingerprint_is_known() -
         DirectWays(),
         lambda _: ("", ""),
         {"f": "llama"},
+        lambda peer: peer == LIAR,
     )
     assert [(row.version, row.queue_ms, row.engine) for row in rows] == [("1.2", 7.5, "llama"), ("", 0.0, "")]
+    assert [row.by_socket for row in rows] == [False, True]
+
+
+def test_a_row_tells_of_a_group() -> None:
+    lead, member = replace(record(ME), members=(LIAR,)), replace(record(LIAR), group=ME)
+    rows = peer_rows(
+        SwarmView(1.0, (lead, member)), ME, lambda _: None, DirectWays(), lambda _: ("", ""), {}, lambda _: False
+    )
+    assert [(row.group, row.members) for row in rows] == [("", (LIAR,)), (ME, ())]

@@ -19,7 +19,7 @@ from peerllm.giving.books import Books
 from peerllm.giving.serving_side import RECEIPT_TOKENS, Giving
 from peerllm.giving.store import KeptReceipt, Store
 from peerllm.model.store import ModelStore, StoredModel
-from peerllm.wire.messages import Open, WireDtype
+from peerllm.wire.messages import Open, Want, WireDtype
 from peerllm.wire.transport import Libp2pTransport
 from peerllm_swarm.identity import Identity
 from peerllm_swarm.routing import Hop, Route
@@ -179,6 +179,25 @@ def test_both_sides_count_the_same_and_sign_for_it(model: StoredModel, tmp_path:
         theirs = {peer.peer_id: the_one(here.ledgers.receipts(name)).signed for name, peer in here.peers.items()}
         assert mine == theirs
         assert here.ledgers.of("asker").today() == (0, (PROMPT + TOKENS) * 6)
+
+    run(main())
+
+
+def test_guesses_are_counted_alike_also_those_that_were_wrong(model: StoredModel, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with swarm(model, tmp_path) as here:
+            async with here.chain("front", "back") as chain:
+                await chain.step(here.rows(PROMPT), 0)
+                right = await chain.send(here.rows(4), PROMPT, Want.EACH)
+                await chain.send(here.rows(3), PROMPT + 4, Want.EACH)
+                after = await chain.send(here.rows(1), PROMPT + 2, Want.LAST)
+                await chain.take(right)
+                await chain.take(after)
+            await here.all_over()
+        for name in here.peers:
+            receipt = the_one(here.ledgers.receipts(name)).signed
+            assert receipt.is_mutual
+            assert (receipt.receipt.tally.prefill_tokens, receipt.receipt.tally.decode_tokens) == (PROMPT + 7, 1)
 
     run(main())
 

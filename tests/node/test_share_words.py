@@ -34,6 +34,16 @@ STATUS = Status(
             GuestStatus(),
             "sharing is on, no blocks yet of smollm2-135m; looking at this machine",
         ),
+        (
+            replace(LENT, span="", in_group=True, reason="serves in the group of Tower"),
+            GuestStatus(reason="sharing: quiet"),
+            "sharing is on, a slice (serves in the group of Tower) of smollm2-135m; sharing: quiet",
+        ),
+        (
+            replace(LENT, members=("a", "b")),
+            GuestStatus(reason="sharing: quiet"),
+            "sharing is on, blocks 0:12 with 2 others of smollm2-135m; sharing: quiet",
+        ),
         (LENT, GuestStatus(finishing=True, reason="finishing: so it is"), "finishing: so it is"),
         (ContributionStatus(False, reason="sharing is off"), GuestStatus(), "sharing is off"),
         (ContributionStatus(False, reason="wrong results"), GuestStatus(), "sharing is off: wrong results"),

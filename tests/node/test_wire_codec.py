@@ -7,23 +7,28 @@ import pytest
 from peerllm.errors import BadFrame
 from peerllm.wire.codec import HEADER_BYTES, MAX_CONTROL_BYTES, MAX_STEP_BYTES, FrameDecoder, encode
 from peerllm.wire.messages import (
+    Assemble,
+    Assembled,
     At,
     Attach,
     Attached,
     Close,
     Contested,
     Countersigned,
+    Declined,
     Digest,
     Digested,
     Extend,
     Failed,
     FailureCode,
+    Invite,
     Leaving,
     Message,
     Open,
     Opened,
     Ping,
     Pong,
+    Prefixes,
     Recall,
     Receipt,
     RefusalCode,
@@ -35,10 +40,12 @@ from peerllm.wire.messages import (
     Step,
     Want,
     Where,
+    Willing,
     WireDtype,
     new_session_id,
 )
 from peerllm.wire.receipt_messages import RECEIPT_BYTES, SIGNATURE_BYTES
+from peerllm_swarm.group_traffic import SyncForm
 from peerllm_swarm.span import PeerId
 from tests.support.streams import same, step
 
@@ -68,9 +75,26 @@ EVERY_MESSAGE: list[Message] = [
     Digested(bytes(range(16))),
     Rest(),
     Extend(40, 17, 4096),
+    Prefixes(3, (16, 32, 1000), bytes(range(48))),
+    Prefixes(3, (), b""),
     Receipt(bytes(range(RECEIPT_BYTES)), bytes(SIGNATURE_BYTES)),
     Countersigned(bytes(range(SIGNATURE_BYTES))),
     Contested("900 tokens claimed, 300 sent"),
+    Invite(
+        bytes(16),
+        "ab" * 8,
+        3,
+        9,
+        ((PeerId("12D3KooWA"), ()), (PeerId("12D3KooWB"), ("/ip4/10.0.0.2/tcp/1",))),
+        ((0, 2, 0, 96), (2, 3, 96, 192)),
+        SyncForm.Q80,
+        4,
+        2048,
+    ),
+    Willing(),
+    Declined("its owner needs it"),
+    Assemble(),
+    Assembled(1 << 40),
 ]
 
 
@@ -162,7 +186,7 @@ def test_rows_of_different_frames_do_not_share_memory() -> None:
         pytest.param(_raw(6, bytes(19)), id="step shorter than its header"),
         pytest.param(_raw(6, _step_body(dtype=0)), id="no dtype"),
         pytest.param(_raw(6, _step_body(dtype=3)), id="unknown dtype"),
-        pytest.param(_raw(6, _step_body(want=3)), id="unknown want"),
+        pytest.param(_raw(6, _step_body(want=4)), id="unknown want"),
         pytest.param(_raw(6, _step_body(last=1)), id="reserved byte"),
         pytest.param(_raw(6, _step_body(timings=65)), id="too many timings"),
         pytest.param(_raw(6, _step_body(timings=1)), id="payload shorter than said"),

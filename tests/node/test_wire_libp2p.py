@@ -236,7 +236,7 @@ def test_one_peer_cannot_open_streams_without_end(tmp_path: Path) -> None:
             assert await _gone_after_s(fourth) < 0.5
             await fourth.close()
             await streams.pop().close()
-            await until(lambda: hop._served[asker.peer_id] == 2)
+            await until(lambda: hop.served.count(asker.peer_id) == 2)
             streams.append(await asker.open_stream(hop.peer_id, addresses, SESSION_PROTOCOL, 5.0))
             await streams[-1].send(Rewind(2))
             assert await streams[-1].receive() == Rewind(2)
@@ -261,7 +261,7 @@ def test_closing_the_transport_ends_its_handlers_and_takes_no_more(
 
             await hop.serve(PUSH_PROTOCOL, wait)
             streams = [await asker.open_stream(hop.peer_id, addresses, PUSH_PROTOCOL, 5.0) for _ in range(3)]
-            await until(lambda: hop._served[asker.peer_id] == 3)
+            await until(lambda: hop.served.count(asker.peer_id) == 3)
             await hop.close()
             assert ended == [asker.peer_id] * 3
             for stream in streams:

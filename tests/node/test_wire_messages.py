@@ -7,21 +7,25 @@ import pytest
 
 from peerllm.errors import BadFrame
 from peerllm.wire.messages import (
+    Assembled,
     At,
     Attach,
     Close,
     Contested,
     Countersigned,
+    Declined,
     Digest,
     Digested,
     Extend,
     Failed,
     FailureCode,
+    Invite,
     Leaving,
     Message,
     Open,
     Opened,
     Ping,
+    Prefixes,
     Recall,
     Receipt,
     RefusalCode,
@@ -36,6 +40,7 @@ from peerllm.wire.messages import (
     new_session_id,
 )
 from peerllm.wire.receipt_messages import RECEIPT_BYTES, SIGNATURE_BYTES
+from peerllm_swarm.group_traffic import SyncForm
 from peerllm_swarm.span import PeerId
 
 OPEN = Open(
@@ -51,6 +56,17 @@ OPEN = Open(
 )
 RESUME = Resume(5, 9, None, PeerId("12D3KooWNext"), ("/ip4/10.0.0.2/tcp/7338",), 0)
 RECEIPT = Receipt(bytes(RECEIPT_BYTES), bytes(SIGNATURE_BYTES))
+INVITE = Invite(
+    group=bytes(16),
+    fingerprint="0123456789abcdef",
+    start=3,
+    end=9,
+    members=((PeerId("12D3KooWA"), ()), (PeerId("12D3KooWB"), ("/ip4/10.0.0.2/tcp/1",))),
+    slices=((0, 2, 0, 96), (2, 3, 96, 192)),
+    sync=SyncForm.Q80,
+    slots=4,
+    context_tokens=2048,
+)
 STEP = Step(1, 0, Want.LAST, np.zeros((2, 8), np.float16), ((10, 20),))
 
 
@@ -91,7 +107,7 @@ STEP = Step(1, 0, Want.LAST, np.zeros((2, 8), np.float16), ((10, 20),))
         (OPEN, {"next_addresses": (b"/ip4",)}),
         (STEP, {"step": -1}),
         (STEP, {"position": 1 << 32}),
-        (STEP, {"want": 3}),
+        (STEP, {"want": 4}),
         (STEP, {"hidden": np.zeros((2, 8), np.float64)}),
         (STEP, {"hidden": np.zeros((2, 8), ">f2")}),
         (STEP, {"hidden": np.zeros(8, np.float16)}),
@@ -111,6 +127,12 @@ STEP = Step(1, 0, Want.LAST, np.zeros((2, 8), np.float16), ((10, 20),))
         (Opened(1), {"tokens": -1}),
         (Rewind(1), {"to": None}),
         (Ping(1), {"stamp": 1 << 64}),
+        (OPEN, {"sharing": 3}),
+        (Prefixes(1, (4,), bytes(16)), {"positions": (0,)}),
+        (Prefixes(1, (4,), bytes(16)), {"positions": [4]}),
+        (Prefixes(1, (4, 8), bytes(32)), {"positions": (8, 4)}),
+        (Prefixes(1, (4,), bytes(16)), {"digests": bytes(17)}),
+        (Prefixes(1, (), b""), {"positions": tuple(range(1, 130)), "digests": bytes(16 * 129)}),
         (Leaving(1.0), {"within_s": -1.0}),
         (Close(""), {"reason": None}),
         (Recall(0, 1), {"start": 1}),
@@ -130,6 +152,23 @@ STEP = Step(1, 0, Want.LAST, np.zeros((2, 8), np.float16), ((10, 20),))
         (Countersigned(bytes(64)), {"signature": b""}),
         (Countersigned(bytes(64)), {"signature": None}),
         (Contested(""), {"reason": b"bytes"}),
+        (INVITE, {"group": bytes(15)}),
+        (INVITE, {"start": 9}),
+        (INVITE, {"sync": "float64"}),
+        (INVITE, {"sync": {}}),
+        (INVITE, {"slots": 256}),
+        (INVITE, {"members": INVITE.members[:1], "slices": INVITE.slices[:1]}),
+        (INVITE, {"members": INVITE.members * 5}),
+        (INVITE, {"members": (INVITE.members[0],) * 2}),
+        (INVITE, {"members": (INVITE.members[0], ("12D3KooWB",))}),
+        (INVITE, {"members": (INVITE.members[0], ("12D3KooWB", ("/ip4/10.0.0.2/tcp/1",) * 17))}),
+        (INVITE, {"members": (INVITE.members[0], ({}, ()))}),
+        (INVITE, {"slices": INVITE.slices[:1]}),
+        (INVITE, {"slices": (INVITE.slices[0], (3, 3, 96, 192))}),
+        (INVITE, {"slices": (INVITE.slices[0], (2, 3, 96))}),
+        (INVITE, {"slices": (INVITE.slices[0], (2, 3, 96, 1 << 25))}),
+        (Assembled(1), {"weights_bytes": -1}),
+        (Declined(""), {"reason": None}),
     ],
 )
 def test_nonsense_is_refused_when_built(message: Message, change: dict[str, Any]) -> None:

@@ -52,3 +52,12 @@ def test_rows_at_an_odd_address_become_aligned() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_rubbish_is_noticed(value: float) -> None:
     assert not is_sound(_rows(0.0, value))
+
+
+@pytest.mark.parametrize(
+    ("value", "sound"), [(3e3, True), (9.9e6, True), (-9.9e6, True), (1.1e7, False), (-1.1e7, False), (1e30, False)]
+)
+def test_large_is_sound_and_absurd_is_not_alone_and_among_others(value: float, sound: bool) -> None:
+    row = np.full((1, 64), value, np.float32)
+    assert is_sound(row) is sound
+    assert is_sound(np.concatenate((row, row))) is sound

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from peerllm.engine.load import load_span
 from peerllm.engine.span_engine import Ends
 from peerllm.generation.answer import Doing
 from peerllm.generation.kept_sessions import KeptSessions
+from peerllm.generation.read_prompts import ReadPrompts
 from peerllm.generation.route_terms import RouteTerms
 from peerllm.generation.session import Chains, Ending, Session, open_session
 from peerllm.model.store import StoredModel
+from peerllm.wire.messages import Sharing
 from peerllm_swarm.records import PeerState
 from peerllm_swarm.span import BlockSpan
 from peerllm_swarm.spot_checks import tolerance
@@ -53,6 +55,7 @@ class Chats:
     swarm: CheckedSwarm
     ends: Ends
     kept: KeptSessions
+    read: ReadPrompts = field(default_factory=lambda: ReadPrompts(Sharing.NOBODY))
 
     async def answer(
         self,
@@ -68,21 +71,25 @@ class Chats:
             if presence.record.state is PeerState.ONLINE:
                 await presence.publish()
         router, tokens = self.swarm.router.under(terms), len(prompt) + count
+        known = router.prompt(self.read, FINGERPRINT)
         chains = Chains(
-            partial(router.open, FINGERPRINT, BLOCKS, tokens),
+            partial(router.open, FINGERPRINT, BLOCKS, tokens, prompt=known),
             partial(router.mend, tokens=tokens, doing=Doing()),
             router.lost,
             ending or partial(router.keep, self.kept, FINGERPRINT),
-            partial(router.resume, self.kept, FINGERPRINT, tokens, Doing()),
+            partial(router.resume, self.kept, FINGERPRINT, tokens, Doing(), prompt=known),
         )
         answer: list[int] = []
         new = list(prompt)
-        async with open_session(chains) as session:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(known.close)
+            session = await stack.enter_async_context(open_session(chains))
             while len(answer) < count:
                 disturbing = disturb(len(answer))
                 if disturbing is not None:
                     await disturbing
                 hidden = await session.advance(self.ends.embed(new))
+                known.been_read()
                 new = [int(self.ends.logits(hidden)[0].argmax())]
                 answer += new
         return answer, session
@@ -125,6 +132,7 @@ async def chats(
     keep_s: float = 60.0,
     at_most: int = 4,
     probability: float = 0.0,
+    sharing: Sharing = Sharing.NOBODY,
 ) -> AsyncIterator[Chats]:
     """For each third of the model as many peers as there are turns; those of the first are asked."""
     serving = [
@@ -140,4 +148,4 @@ async def chats(
         checked_swarm(home, serving, BLOCKS, limit=LIMIT, probability=probability) as swarm,
         contextlib.aclosing(kept),
     ):
-        yield Chats(swarm, ends, kept)
+        yield Chats(swarm, ends, kept, ReadPrompts(sharing))

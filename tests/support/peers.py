@@ -13,6 +13,7 @@ from peerllm.engine.span_engine import SpanEngine
 from peerllm.giving.accounts import Accounts
 from peerllm.giving.books import Books
 from peerllm.serving.handler import HandlerTimings, SpanHandler
+from peerllm.wire.direct_transport import DirectTransport, direct_transport
 from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL, Libp2pTransport, Transport
 from peerllm_swarm.identity import Identity
 from peerllm_swarm.p2p import start_p2p, stop_p2p, visible_addresses
@@ -25,19 +26,25 @@ FINGERPRINT = "0123456789abcdef"
 class ServingPeer:
     peer_id: PeerId
     addresses: tuple[str, ...]
-    transport: Libp2pTransport
+    transport: Libp2pTransport | DirectTransport
     scheduler: StepScheduler
     handler: SpanHandler
 
 
 @asynccontextmanager
-async def transport(home: Path) -> AsyncIterator[tuple[Libp2pTransport, tuple[str, ...]]]:
-    """A peer that can ask; its addresses."""
+async def transport(
+    home: Path, *, direct: bool = False
+) -> AsyncIterator[tuple[Libp2pTransport | DirectTransport, tuple[str, ...]]]:
+    """A peer that can ask, by direct sockets if wanted; its addresses."""
     p2p = await start_p2p(Identity.load_or_create(home), port=0, host="127.0.0.1")
     try:
         transport = Libp2pTransport(p2p)
         try:
-            yield transport, await visible_addresses(p2p)
+            if direct:
+                async with direct_transport(transport, host="127.0.0.1", port=0) as sockets:
+                    yield sockets, await visible_addresses(p2p)
+            else:
+                yield transport, await visible_addresses(p2p)
         finally:
             await transport.close()
     finally:
@@ -55,6 +62,7 @@ async def serving_peer(
     accounts: Accounts | None = None,
     make_books: type[Books] = Books,
     timings: HandlerTimings = HandlerTimings(),  # noqa: B008 - frozen
+    direct: bool = False,
 ) -> AsyncIterator[ServingPeer]:
     """A peer that serves one loaded span; it owns the engine. What it sends to the next hop goes through `sending`.
 
@@ -63,7 +71,7 @@ async def serving_peer(
     books = make_books(Identity.load_or_create(home), accounts) if accounts is not None else None
     scheduler = StepScheduler(engine)
     try:
-        async with transport(home) as (streams, addresses):
+        async with transport(home, direct=direct) as (streams, addresses):
             handler = SpanHandler(
                 scheduler, fingerprint, sending(streams), timings, history_bytes=history_bytes, books=books
             )

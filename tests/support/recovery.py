@@ -65,6 +65,9 @@ class FaultyEngine:
         outputs = self.engine.step(batch)
         return self.damage(outputs) if self.damage is not None else outputs
 
+    def fork(self, source: int, to: int, into: int) -> None:
+        self.engine.fork(source, to, into)
+
     def rewind(self, slot: int, to: int) -> None:
         self.engine.rewind(slot, to)
 

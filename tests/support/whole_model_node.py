@@ -21,6 +21,9 @@ from peerllm.generation.answer import AnswerEvent
 from peerllm.generation.answer_request import AnswerRequest
 from peerllm.generation.answer_text import answer_text
 from peerllm.generation.constraint import Constraints
+from peerllm.generation.drafting.answer_drafter import AnswerDrafter
+from peerllm.generation.drafting.drafter import Drafting, Verified
+from peerllm.generation.drafting.drafts import NONE, DraftSettings, ModelDrafts
 from peerllm.generation.embedding import EmbeddingRequest, Embeddings, all_embedded, embedded
 from peerllm.generation.ends_thread import EndsThread
 from peerllm.generation.generate import generate
@@ -54,6 +57,9 @@ MODEL = "smollm2-135m"
 CONTEXT_TOKENS = 512
 SLOTS = 8
 
+FAR = (Verified(drafted=0, accepted=0, round_ms=300.0, compute_ms=1.0),)
+"""What predicted answers take their rounds to cost, so that guesses pay whatever this machine is doing."""
+
 
 class WholeModel:
     """The whole file as one span, and its two ends, each on its thread as in a daemon."""
@@ -61,7 +67,8 @@ class WholeModel:
     def __init__(self, gguf: Path) -> None:
         pytest.importorskip("llama_cpp")
         self._folder = TemporaryDirectory(prefix="whole-model-")
-        stored = ModelStore(Path(self._folder.name), offline=True).open(str(gguf))
+        store = ModelStore(Path(self._folder.name), offline=True)
+        stored = store.open(str(gguf))
         self.tokenizer = Tokenizer.of(stored)
         self.template = ChatTemplate.of(stored, self.tokenizer)
         self.constraints = Constraints(self.tokenizer)
@@ -70,6 +77,7 @@ class WholeModel:
         engine = load_span(stored, span, engine="llama", slots=SLOTS, context_tokens=CONTEXT_TOKENS, threads=1)
         self._scheduler = StepScheduler(engine)
         self.chains = local_chains(self._scheduler)
+        self.drafts = ModelDrafts(DraftSettings(model=NONE), store, stored, self.tokenizer)
 
     def close(self) -> None:
         asyncio.run(self._shutdown())
@@ -212,4 +220,13 @@ async def _answer(model: WholeModel, asked: AnswerRequest) -> AsyncGenerator[Ans
     family = family_behind(model.tokenizer, model.template.family, request.prompt)
     text = answer_text(asked, request.prompt, model.tokenizer, family)
     constraint = None if asked.grammar is None else await model.constraints.start(asked.grammar, family)
-    return generate(request, model.ends, model.tokenizer, model.chains, text, constraint)
+    drafter = model.drafts.drafter(asked) if asked.prediction else None
+    drafting = Drafting(drafter, lambda _: drafter.plan(FAR)) if drafter is not None else None
+    answer = generate(request, model.ends, model.tokenizer, model.chains, text, constraint, drafting)
+    return answer if drafter is None else _counted(drafter, answer)
+
+
+async def _counted(drafter: AnswerDrafter, answer: AsyncGenerator[AnswerEvent]) -> AsyncGenerator[AnswerEvent]:
+    async with aclosing(answer):
+        async for event in answer:
+            yield drafter.counted(event)

@@ -1,4 +1,4 @@
-"""A process that echoes what peers send it over libp2p: `python -m tests.support.wire_peer HOME`."""
+"""A process that echoes what peers send, over libp2p and direct sockets: `python -m tests.support.wire_peer HOME`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from peerllm.wire.direct_transport import direct_transport
 from peerllm.wire.live_stream import LiveStream
 from peerllm.wire.transport import SESSION_PROTOCOL, STREAMS_PER_PEER, Libp2pTransport
 from peerllm_swarm.identity import Identity
@@ -36,7 +37,10 @@ async def echo(stream: LiveStream) -> None:
 
 
 async def main(home: Path) -> None:
-    async with transport(home) as (wire, addresses):
+    async with (
+        transport(home) as (libp2p, addresses),
+        direct_transport(libp2p, host="127.0.0.1", port=0) as wire,
+    ):
         await wire.serve(SESSION_PROTOCOL, echo)
         print(json.dumps({"peer_id": wire.peer_id, "addresses": addresses}), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with the process that started it

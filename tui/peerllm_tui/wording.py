@@ -36,6 +36,8 @@ def answer_facts(done: ChatDone, context_tokens: int) -> str:
     facts = [counted(done.completion_tokens, "token")]
     if done.tokens_per_s:
         facts.append(f"{done.tokens_per_s:.1f} tokens/s")
+    if done.accepted_tokens:
+        facts.append(f"{done.accepted_per_round:.1f} guessed right per round")
     if done.ttft_s:
         facts.append(f"first token after {done.ttft_s:.2f} s")
     used = done.prompt_tokens + done.completion_tokens

@@ -172,9 +172,10 @@ class AnswerView {
     if (follows) toTheEnd();
   }
 
-  #tell(usage, { hops, others, ttft_s, tokens_per_s, recoveries }) {
+  #tell(usage, { hops, others, ttft_s, tokens_per_s, recoveries, rounds, accepted_tokens }) {
     const facts = [count(usage.completion_tokens, "token")];
     if (tokens_per_s) facts.push(`${tokens_per_s.toFixed(1)} tokens/s`);
+    if (accepted_tokens) facts.push(`${(accepted_tokens / rounds).toFixed(1)} guessed right per round`);
     if (ttft_s) facts.push(`first token after ${ttft_s.toFixed(2)} s`);
     if (recoveries) facts.push(`${count(recoveries, "lost hop")} replaced`);
     say(this.#account, facts.join(" · "));
