@@ -36,5 +36,5 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    name, *arguments = session.posargs or ["tokens"]
+    name, *arguments = session.posargs or ["speed"]
     session.run("python", "-m", f"bench.{name.replace('-', '_')}", *arguments)

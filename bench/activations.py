@@ -2,7 +2,7 @@
 
 python -m bench.activations [--model NAME_OR_PATH]
 
-To be run on a machine whose answers were found right (`./dev bench tokens`, tests/end_to_end), and again when the
+To be run on a machine whose answers were found right (`./dev bench speed`, tests/end_to_end), and again when the
 default model changes, when an engine is to compute other numbers, or when `known_activations.LAYOUT` is raised.
 """
 

@@ -2,8 +2,10 @@
 
     python -m bench.hop [--rounds N] [--json]
 
-Raw TCP and `LiveStream` over libp2p take turns, so that whatever else the machine does hits both.
-Targets (docs/performance.md): a round trip of ``[1, 4096]`` float16 within 0.8 ms of raw TCP.
+Raw TCP, `LiveStream` over a direct socket and `LiveStream` over libp2p take turns, so that whatever else the machine
+does hits all of them; all in uvloop, as in the daemon. And how long a session's stream takes to open, over both.
+Targets (docs/performance.md): a round trip of ``[1, 4096]`` float16 within 0.15 ms of raw TCP over the direct socket,
+within 0.8 ms over libp2p.
 """
 
 from __future__ import annotations
@@ -15,17 +17,19 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import uvloop
 
 from bench.machine import describe
 from bench.peer import libp2p_host
+from peerllm.wire.direct_transport import direct_transport
 from peerllm.wire.live_stream import LiveStream
 from peerllm.wire.messages import Step, Want
-from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL
+from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL, Transport
 from peerllm_swarm.span import PeerId
 
 DECODE_ROWS = np.random.default_rng(0).standard_normal((1, 4096)).astype(np.float16)
@@ -33,6 +37,8 @@ PREFILL_ROWS = np.random.default_rng(0).standard_normal((128, 4096)).astype(np.f
 PREFILL_CHUNKS = 16
 TURN = 20  # round trips of one transport before it is the other's turn
 WARM_UP = 50
+OPENINGS = 2  # streams opened in one turn
+TCP, DIRECT, LIBP2P = "tcp", "direct", "libp2p"
 
 _LENGTH = struct.Struct("<I")
 _ECHO, _COUNT = b"e", b"c"  # first byte of a raw TCP connection
@@ -54,17 +60,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class Result:
+    """Each by the name of the transport."""
+
     machine: str
     round_trips: int
-    tcp_ms: Spread
-    stream_ms: Spread
-    tcp_mb_s: Spread
-    stream_mb_s: Spread
+    round_trip_ms: Mapping[str, Spread]
+    one_way_mb_s: Mapping[str, Spread]
+    open_ms: Mapping[str, Spread]
 
     @property
-    def added_ms(self) -> float:
-        """What libp2p, framing and heartbeat add to a round trip of one token."""
-        return self.stream_ms.p50 - self.tcp_ms.p50
+    def added_ms(self) -> Mapping[str, float]:
+        """What framing, heartbeat and encryption add to a round trip of one token."""
+        tcp_ms = self.round_trip_ms[TCP].p50
+        return {name: self.round_trip_ms[name].p50 - tcp_ms for name in (DIRECT, LIBP2P)}
 
 
 @dataclass(frozen=True)
@@ -80,20 +88,36 @@ Sample = Callable[[], Awaitable[float]]
 
 
 async def measure(rounds: int) -> Result:
-    async with _other_process() as other, _streams(other) as (echo, sink), _connections(other) as (raw_echo, raw_sink):
-        trips = {"tcp": lambda: _raw_round_trip(raw_echo), "stream": lambda: _round_trip(echo)}
-        prefills = {"tcp": lambda: _raw_prefill(raw_sink), "stream": lambda: _prefill(sink)}
+    async with (
+        _other_process() as other,
+        libp2p_host() as (libp2p, _),
+        direct_transport(libp2p, host="127.0.0.1", port=0) as direct,
+        _streams(direct, other) as (direct_echo, direct_sink),
+        _streams(libp2p, other) as (echo, sink),
+        _connections(other) as (raw_echo, raw_sink),
+    ):
+        if not direct.has_way(other.peer_id):
+            raise RuntimeError("there is no direct socket to the other process")
+        trips = {
+            TCP: lambda: _raw_round_trip(raw_echo),
+            DIRECT: lambda: _round_trip(direct_echo),
+            LIBP2P: lambda: _round_trip(echo),
+        }
+        prefills = {
+            TCP: lambda: _raw_prefill(raw_sink),
+            DIRECT: lambda: _prefill(direct_sink),
+            LIBP2P: lambda: _prefill(sink),
+        }
+        openings = {DIRECT: lambda: _opening(direct, other), LIBP2P: lambda: _opening(libp2p, other)}
         await _take_turns(trips, turns=1, each=WARM_UP)
         milliseconds = await _take_turns(trips, turns=rounds, each=TURN)
-        megabytes = await _take_turns(prefills, turns=max(3, rounds // 5), each=1)
-    return Result(
-        machine=describe(),
-        round_trips=rounds * TURN,
-        tcp_ms=Spread.of(milliseconds["tcp"]),
-        stream_ms=Spread.of(milliseconds["stream"]),
-        tcp_mb_s=Spread.of(megabytes["tcp"]),
-        stream_mb_s=Spread.of(megabytes["stream"]),
-    )
+        megabytes = await _take_turns(prefills, turns=max(3, rounds // 2), each=1)
+        opened = await _take_turns(openings, turns=max(3, rounds // 2), each=OPENINGS)
+    return Result(describe(), rounds * TURN, _spreads(milliseconds), _spreads(megabytes), _spreads(opened))
+
+
+def _spreads(samples: Mapping[str, list[float]]) -> dict[str, Spread]:
+    return {name: Spread.of(taken) for name, taken in samples.items()}
 
 
 async def _take_turns(samples: Mapping[str, Sample], *, turns: int, each: int) -> dict[str, list[float]]:
@@ -121,6 +145,16 @@ async def _prefill(stream: LiveStream) -> float:
         await stream.send(Step(chunk, 0, Want.LAST if last else Want.NONE, PREFILL_ROWS))
     await stream.receive()
     return _mb_per_s(started)
+
+
+async def _opening(transport: Transport, other: Answering) -> float:
+    """Until the first answer on a new stream."""
+    started = time.perf_counter()
+    stream = await transport.open_stream(other.peer_id, other.addresses, SESSION_PROTOCOL, 10.0)
+    await stream.ping()
+    opened_ms = (time.perf_counter() - started) * 1e3
+    await stream.close()
+    return opened_ms
 
 
 async def _raw_round_trip(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> float:
@@ -163,13 +197,12 @@ async def _other_process() -> AsyncIterator[Answering]:
 
 
 @asynccontextmanager
-async def _streams(other: Answering) -> AsyncIterator[tuple[LiveStream, LiveStream]]:
-    async with libp2p_host() as (transport, _):
-        echo = await transport.open_stream(other.peer_id, other.addresses, SESSION_PROTOCOL, 10.0)
-        sink = await transport.open_stream(other.peer_id, other.addresses, PUSH_PROTOCOL, 10.0)
-        yield echo, sink
-        await echo.close()
-        await sink.close()
+async def _streams(transport: Transport, other: Answering) -> AsyncIterator[tuple[LiveStream, LiveStream]]:
+    echo = await transport.open_stream(other.peer_id, other.addresses, SESSION_PROTOCOL, 10.0)
+    sink = await transport.open_stream(other.peer_id, other.addresses, PUSH_PROTOCOL, 10.0)
+    yield echo, sink
+    await echo.close()
+    await sink.close()
 
 
 @asynccontextmanager
@@ -190,7 +223,11 @@ async def _connections(
 async def answer() -> None:
     """Echo and count, over both transports, until standard input ends."""
     server = await asyncio.start_server(_answer_raw, "127.0.0.1", 0)
-    async with server, libp2p_host() as (transport, addresses):
+    async with (
+        server,
+        libp2p_host() as (libp2p, addresses),
+        direct_transport(libp2p, host="127.0.0.1", port=0) as transport,
+    ):
         await transport.serve(SESSION_PROTOCOL, _echo)
         await transport.serve(PUSH_PROTOCOL, _count)
         port = server.sockets[0].getsockname()[1]
@@ -232,19 +269,24 @@ async def _count_raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 def report(result: Result) -> str:
-    def row(name: str, spread: Spread, digits: int) -> str:
-        return f"{name:<42} {spread.p50:>9.{digits}f} {spread.p5:>9.{digits}f} {spread.p95:>9.{digits}f}"
+    def rows(what: str, spreads: Mapping[str, Spread], digits: int) -> Sequence[str]:
+        return [
+            f"{f'{what}, {name}':<44} {spread.p50:>9.{digits}f} {spread.p5:>9.{digits}f} {spread.p95:>9.{digits}f}"
+            for name, spread in spreads.items()
+        ]
 
     return "\n".join(
         (
             result.machine,
             f"{result.round_trips} round trips each, taking turns",
-            f"{'':<42} {'p50':>9} {'p5':>9} {'p95':>9}",
-            row("[1, 4096] float16 and back, TCP, ms", result.tcp_ms, 3),
-            row("[1, 4096] float16 and back, LiveStream, ms", result.stream_ms, 3),
-            row("1 MiB chunks one way, TCP, MB/s", result.tcp_mb_s, 0),
-            row("1 MiB chunks one way, LiveStream, MB/s", result.stream_mb_s, 0),
-            f"LiveStream adds {result.added_ms:.3f} ms to a round trip",
+            f"{'':<44} {'p50':>9} {'p5':>9} {'p95':>9}",
+            *rows("[1, 4096] float16 and back, ms", result.round_trip_ms, 3),
+            *rows("1 MiB chunks one way, MB/s", result.one_way_mb_s, 0),
+            *rows("a stream, to its first answer, ms", result.open_ms, 2),
+            *(
+                f"{name} adds {added_ms:.3f} ms to a round trip of raw TCP"
+                for name, added_ms in result.added_ms.items()
+            ),
         )
     )
 
@@ -256,9 +298,9 @@ def main() -> None:
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.answer:
-        asyncio.run(answer())
+        uvloop.run(answer())
         return
-    result = asyncio.run(measure(arguments.rounds))
+    result = uvloop.run(measure(arguments.rounds))
     print(json.dumps(asdict(result) | {"added_ms": result.added_ms}) if arguments.json else report(result))
 
 

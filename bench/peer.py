@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,15 @@ from peerllm.engine.scheduler import StepScheduler
 from peerllm.engine.threads import limit_spinning
 from peerllm.model.store import ModelStore
 from peerllm.serving.handler import SpanHandler
-from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL, Libp2pTransport
+from peerllm.wire.direct_transport import DirectTransport, direct_transport
+from peerllm.wire.transport import PUSH_PROTOCOL, SESSION_PROTOCOL, Libp2pTransport, Transport
 from peerllm_swarm.identity import Identity
 from peerllm_swarm.p2p import start_p2p, stop_p2p, visible_addresses
 from peerllm_swarm.routing import Hop, Route
 from peerllm_swarm.span import BlockSpan, PeerId
 
 FINGERPRINT = "bench"
+LIBP2P, DIRECT = "libp2p", "direct"
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,21 @@ class BenchPeer:
 
 
 @contextmanager
-def peer_processes(store: Path, model: Path, spans: Sequence[BlockSpan], threads: int) -> Iterator[list[BenchPeer]]:
+def peer_processes(
+    store: Path,
+    model: Path,
+    spans: Sequence[BlockSpan],
+    threads: int,
+    *,
+    transport: str = LIBP2P,
+    slots: int = 8,
+    context_tokens: int = 1024,
+) -> Iterator[list[BenchPeer]]:
     """One process per span; they end with the context."""
-    arguments = [sys.executable, "-m", "bench.peer", str(store), str(model)]
+    command = [sys.executable, "-m", "bench.peer", str(store), str(model)]
+    settings = [str(threads), transport, str(slots), str(context_tokens)]
     processes = [
-        subprocess.Popen(
-            [*arguments, str(span), str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([*command, str(span), *settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for span in spans
     ]
     try:
@@ -73,6 +83,25 @@ async def libp2p_host() -> AsyncIterator[tuple[Libp2pTransport, tuple[str, ...]]
             await stop_p2p(p2p)
 
 
+def peer_host(transport: str) -> AbstractAsyncContextManager[tuple[Transport, tuple[str, ...]]]:
+    """The same with the transport of that name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    hosts = {LIBP2P: libp2p_host, DIRECT: direct_host}
+    if transport not in hosts:
+        raise ValueError(f"no transport is called {transport}; there are {', '.join(hosts)}")
+    return hosts[transport]()
+
+
+@asynccontextmanager
+async def direct_host() -> AsyncIterator[tuple[DirectTransport, tuple[str, ...]]]:
+    """With direct sockets in front of libp2p, which is what peers of one LAN use."""
+    async with libp2p_host() as (libp2p, addresses), direct_transport(libp2p, host="127.0.0.1", port=0) as transport:
+        yield transport, addresses
+
+
 def _introduced(process: subprocess.Popen[str], span: BlockSpan) -> BenchPeer:
     line = process.stdout.readline() if process.stdout else ""
     if not line:
@@ -81,11 +110,18 @@ def _introduced(process: subprocess.Popen[str], span: BlockSpan) -> BenchPeer:
     return BenchPeer(PeerId(said["peer_id"]), span, tuple(said["addresses"]))
 
 
-async def _serve(store: Path, model: Path, span: BlockSpan, threads: int) -> None:
-    stored = ModelStore(store).open(str(model))
-    engine = load_span(stored, span, engine="llama", slots=8, context_tokens=1024, threads=threads)
+async def _serve(given: argparse.Namespace) -> None:
+    stored = ModelStore(given.store).open(str(given.model))
+    engine = load_span(
+        stored,
+        given.span,
+        engine="llama",
+        slots=given.slots,
+        context_tokens=given.context_tokens,
+        threads=given.threads,
+    )
     scheduler = StepScheduler(engine)
-    async with libp2p_host() as (transport, addresses):
+    async with peer_host(given.transport) as (transport, addresses):
         handler = SpanHandler(scheduler, FINGERPRINT, transport)
         await transport.serve(SESSION_PROTOCOL, handler.serve_session)
         await transport.serve(PUSH_PROTOCOL, handler.serve_push)
@@ -100,6 +136,8 @@ if __name__ == "__main__":
     parser.add_argument("model", type=Path)
     parser.add_argument("span", type=BlockSpan.parse)
     parser.add_argument("threads", type=int)
-    given = parser.parse_args()
+    parser.add_argument("transport")
+    parser.add_argument("slots", type=int)
+    parser.add_argument("context_tokens", type=int)
     limit_spinning()
-    uvloop.run(_serve(given.store, given.model, given.span, given.threads))
+    uvloop.run(_serve(parser.parse_args()))

@@ -1,10 +1,11 @@
-"""What the next turn of a chat waits for its first token, with the session of the last turn kept and without.
+"""What the next turn of a chat waits for its first token: computed anew, with the last turn's session kept, or copied.
 
     ./dev bench prompt-cache [--rounds N] [--json]
 
 Three peers in processes of their own serve the embedded model; asker, router and sessions are the real ones. In each
-round a first turn is answered, then the second turn's prompt once with the kept session and once anew, taking turns in
-who goes first. Both must give the same tokens.
+round a first turn is answered, then the second turn's prompt three times, taking turns in who goes first: anew, with
+the kept session, and in a new session whose hops copy what they hold of the first turn, as for another client or
+another chat with the same beginning. All must give the same tokens.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from peerllm.engine.threads import limit_spinning
 from peerllm.generation.chain import Chain, ChainTimings, open_chain
 from peerllm.generation.ends_thread import EndsThread
 from peerllm.generation.kept_sessions import KeptSession, KeptSessions
+from peerllm.generation.read_prompts import Prompt, ReadPrompts
 from peerllm.generation.sampler import Sampler, SamplingParams
 from peerllm.generation.session import Chains, open_session
 from peerllm.model.store import ModelStore
-from peerllm.wire.messages import WireDtype
+from peerllm.wire.messages import Sharing, WireDtype
 from peerllm.wire.transport import Libp2pTransport
 from peerllm_swarm.span import BlockSpan
 from tests.support.embedded import embedded_gguf
@@ -45,6 +47,8 @@ SPANS = ("0:10", "10:20", "20:30")
 MUST = 0.3
 """Time to first token of the second turn, as a share of a cold one's."""
 
+WAYS: tuple[str, ...] = ("cold", "session kept", "prefix copied")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -53,15 +57,15 @@ class Result:
     machine: str
     cold_ms: list[float]
     kept_ms: list[float]
+    copied_ms: list[float]
     cached_tokens: int
 
-    @property
-    def ratios(self) -> list[float]:
-        return [kept / cold for kept, cold in zip(self.kept_ms, self.cold_ms, strict=True)]
+    def ratios(self, times_ms: Sequence[float]) -> list[float]:
+        return [warm / cold for warm, cold in zip(times_ms, self.cold_ms, strict=True)]
 
 
 class Asking:
-    """One chat over a given route, whose sessions are kept or not."""
+    """One chat over a given route, whose sessions are kept, copied or neither."""
 
     def __init__(self, transport: Libp2pTransport, peers: Sequence[BenchPeer], ends: EndsThread) -> None:
         self._transport = transport
@@ -69,22 +73,27 @@ class Asking:
         self._addresses = {peer.peer_id: peer.addresses for peer in peers}
         self._ends = ends
 
-    async def answer(self, prompt: Sequence[int], kept: KeptSessions, count: int) -> tuple[list[int], float, int]:
+    async def answer(
+        self, prompt: Sequence[int], kept: KeptSessions, read: ReadPrompts, count: int
+    ) -> tuple[list[int], float, int]:
         """Greedy tokens, the time to the first one in milliseconds, and how many of the prompt's were not computed."""
         began, first_ms, tokens = time.perf_counter(), 0.0, list[int]()
         sampler = Sampler(SamplingParams(temperature=0.0))
-        async with open_session(self._chains(kept, len(prompt) + count)) as session:
+        known = read.prompt((), WireDtype.FLOAT32, restricted=False)
+        async with open_session(self._chains(kept, known, len(prompt) + count)) as session:
             rows = await self._ends.embed(prompt)
             while True:
                 hidden = await session.advance(rows)
                 chosen = await self._ends.next_token(hidden, sampler, ())
                 first_ms = first_ms or (time.perf_counter() - began) * 1e3
+                known.been_read()
                 tokens.append(chosen.token)
                 if len(tokens) == count:
                     return tokens, first_ms, session.cached_tokens
                 rows = chosen.embedded
 
-    def _chains(self, kept: KeptSessions, tokens: int) -> Chains:
+    def _chains(self, kept: KeptSessions, known: Prompt, tokens: int) -> Chains:
+        known.route = self._route
         return Chains(
             lambda: open_chain(
                 self._route,
@@ -93,11 +102,12 @@ class Asking:
                 tokens=tokens,
                 wire_dtype=WireDtype.FLOAT32,
                 timings=ChainTimings(step_s=120),
+                beginning=known.beginning,
             ),
             _no_mend,
             lambda lost: None,
             partial(_keep, kept),
-            partial(_take, kept, tokens),
+            partial(_take, kept, known, tokens),
         )
 
 
@@ -115,29 +125,33 @@ async def measure(rounds: int) -> Result:
                 turns = [await _round(asking, random, stored.spec.vocab, turn) for turn in range(rounds + 1)]
     finally:
         await ends.shutdown()
-    cold_ms, kept_ms, cached = zip(*turns[1:], strict=True)  # the first one warms up
-    return Result(machine, list(cold_ms), list(kept_ms), min(cached))
+    cold_ms, kept_ms, copied_ms, cached = zip(*turns[1:], strict=True)  # the first one warms up
+    return Result(machine, list(cold_ms), list(kept_ms), list(copied_ms), min(cached))
 
 
-async def _round(asking: Asking, random: Random, vocabulary: int, turn: int) -> tuple[float, float, int]:
-    none = KeptSessions(keep_s=0, at_most=0)
+async def _round(asking: Asking, random: Random, vocabulary: int, turn: int) -> tuple[float, float, float, int]:
+    none, unread, read = KeptSessions(keep_s=0, at_most=0), ReadPrompts(Sharing.NOBODY), ReadPrompts(Sharing.ASKER)
     async with aclosing(KeptSessions(keep_s=60, at_most=1)) as kept:
         words = [random.randrange(100, vocabulary - 100) for _ in range(PROMPT_TOKENS - ANSWER_TOKENS)]
         prompt = words[:-QUESTION_TOKENS]
-        answer, _, _ = await asking.answer(prompt, kept, ANSWER_TOKENS)
+        answer, _, _ = await asking.answer(prompt, kept, read, ANSWER_TOKENS)
         second = [*prompt, *answer, *words[-QUESTION_TOKENS:]]
-        order = (kept, none) if turn % 2 else (none, kept)
-        found = {sessions: await asking.answer(second, sessions, 8) for sessions in order}
-        if found[kept][0] != found[none][0]:
-            raise RuntimeError(f"other tokens with the kept session: {found}")
-        return found[none][1], found[kept][1], found[kept][2]
+        ways = dict(zip(WAYS, ((none, unread), (kept, unread), (none, read)), strict=True))
+        order: list[str] = ["prefix copied", "session kept"]  # behind which its hops would hold the question, too
+        order.insert(turn % len(WAYS), "cold")
+        found = {way: await asking.answer(second, *ways[way], 8) for way in order}
+        if any(tokens != found["cold"][0] for tokens, _, _ in found.values()):
+            raise RuntimeError(f"other tokens than those of a cold prompt: {found}")
+        cached = min(found[way][2] for way in WAYS[1:])
+        return found["cold"][1], found["session kept"][1], found["prefix copied"][1], cached
 
 
 def _keep(kept: KeptSessions, chain: Chain, inputs: Sequence[Hidden], stack: AsyncExitStack) -> None:
     kept.keep((), chain, inputs, stack)
 
 
-async def _take(kept: KeptSessions, tokens: int, hidden: Hidden) -> KeptSession | None:
+async def _take(kept: KeptSessions, known: Prompt, tokens: int, hidden: Hidden) -> KeptSession | None:
+    await known.look(hidden)
     return await kept.take((), hidden, tokens, lambda _: True)
 
 
@@ -146,19 +160,24 @@ async def _no_mend(*_: object) -> None:
 
 
 def report(result: Result) -> str:
-    ratio = median(result.ratios)
     return "\n".join(
         (
             result.machine,
             f"SmolLM2-135M Q4_1 through 3 peers, one thread each; {len(result.cold_ms)} rounds; "
-            f"{PROMPT_TOKENS} tokens of prompt, {result.cached_tokens} of them kept",
+            f"{PROMPT_TOKENS} tokens of prompt, {result.cached_tokens} of them held",
             f"{'time to first token, ms':<28}{'median':>9}  middle half",
             _row("cold", result.cold_ms),
             _row("session kept", result.kept_ms),
-            f"{'ratio':<28}{ratio:>9.3f}  {_spread(result.ratios, 3)}  "
-            f"{'met' if ratio <= MUST else 'MISSED'} (must {MUST})",
+            _row("prefix copied", result.copied_ms),
+            _ratio("kept / cold", result.ratios(result.kept_ms)),
+            _ratio("copied / cold", result.ratios(result.copied_ms)),
         )
     )
+
+
+def _ratio(name: str, ratios: Sequence[float]) -> str:
+    met = "met" if median(ratios) <= MUST else "MISSED"
+    return f"{name:<28}{median(ratios):>9.3f}  {_spread(ratios, 3)}  {met} (must {MUST})"
 
 
 def _row(name: str, times: Sequence[float]) -> str:
@@ -177,7 +196,8 @@ def main() -> None:
     given = parser.parse_args()
     limit_spinning()
     result = uvloop.run(measure(given.rounds))
-    print(json.dumps(asdict(result) | {"ratio": median(result.ratios)}) if given.json else report(result))
+    ratios = {"ratio": median(result.ratios(result.kept_ms)), "copied_ratio": median(result.ratios(result.copied_ms))}
+    print(json.dumps(asdict(result) | ratios) if given.json else report(result))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,17 @@
-"""The yardsticks: the whole model in stock llama.cpp, and in transformers' `generate`."""
+"""The yardstick: the whole model in stock llama.cpp, here or in a process of its own."""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import ctypes
+import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,40 +70,60 @@ class WholeLlama:
         return int(np.ctypeslib.as_array(logits, shape=(self._vocabulary,)).argmax())
 
 
-class WholeTransformers:
-    """The same file in transformers' `generate`."""
+class WholeProcess:
+    """`WholeLlama` elsewhere: a program that is only that, whose threads wait as OpenMP has them wait by default."""
 
-    def __init__(self, path: Path, *, threads: int, dtype: str) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        """For `whole_process` only."""
+        self._process = process
 
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
-        torch.set_num_threads(threads)
-        self._torch = torch
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=getattr(torch, dtype)
-        ).eval()
+    async def tokens_per_s(self, prompts: Sequence[Sequence[int]], count: int) -> float:
+        """Of all prompts together, while decoding `count` each."""
+        return (await asyncio.to_thread(self._ask, prompts, count))[0]
 
-    def decode(self, prompt: Sequence[int], count: int) -> float:
-        """Tokens per second while decoding, the prefill taken off."""
-        return (count - 1) / (self._seconds(prompt, count) - self._seconds(prompt, 1))
+    async def first_token_s(self, prompt: Sequence[int]) -> float:
+        """From the prompt to the first token."""
+        return len(prompt) / (await asyncio.to_thread(self._ask, [prompt], 2))[1]
 
-    def _seconds(self, prompt: Sequence[int], count: int) -> float:
-        ids = self._torch.tensor([list(prompt)])
-        started = time.perf_counter()
-        with self._torch.inference_mode():
-            self._model.generate(
-                ids,
-                attention_mask=self._torch.ones_like(ids),
-                do_sample=False,
-                min_new_tokens=count,
-                max_new_tokens=count,
-            )
-        return time.perf_counter() - started
+    def _ask(self, prompts: Sequence[Sequence[int]], count: int) -> tuple[float, float]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("no pipes to the whole model")
+        print(json.dumps([list(map(list, prompts)), count]), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the whole model ended with {self._process.wait()}")
+        decode, prefill = json.loads(line)
+        return decode, prefill
+
+
+@contextmanager
+def whole_process(path: Path, *, threads: int, streams: int = 1, context_tokens: int = 1024) -> Iterator[WholeProcess]:
+    """The whole model in a process that ends with the context."""
+    command = [sys.executable, "-m", "bench.whole", str(path), *map(str, (threads, streams, context_tokens))]
+    stock = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_"))}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=stock) as process:
+        try:
+            yield WholeProcess(process)
+        finally:
+            process.communicate()  # closes stdin: its sign to end
 
 
 @llama_cpp.llama_log_callback
 def _quiet(_level: int, _text: bytes, _data: object) -> None:
     pass
+
+
+def _answer() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("path", type=Path)
+    for name in ("threads", "streams", "context_tokens"):
+        parser.add_argument(name, type=int)
+    whole = WholeLlama(**vars(parser.parse_args()))
+    for line in sys.stdin:
+        prompts, count = json.loads(line)
+        print(json.dumps(whole.decode(prompts, count)), flush=True)
+    whole.close()
+
+
+if __name__ == "__main__":
+    _answer()

@@ -84,6 +84,9 @@ class DamagedEngine:
             return outputs
         return [self._damaged(hidden, order.fault) for hidden in outputs]
 
+    def fork(self, source: int, to: int, into: int) -> None:
+        self._engine.fork(source, to, into)
+
     def rewind(self, slot: int, to: int) -> None:
         self._engine.rewind(slot, to)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bench.fuzzing import of_members, of_models, of_owner, of_receipts, of_records, of_requests, of_wire
+from bench.fuzzing import of_direct, of_members, of_models, of_owner, of_receipts, of_records, of_requests, of_wire
 from bench.fuzzing.target import Target
 
 HTTP = "http requests"
@@ -21,6 +21,8 @@ class Entry:
 TARGETS: Mapping[str, Entry] = {
     "wire frames": Entry(20, of_wire.frames),
     "wire messages": Entry(15, of_wire.messages),
+    "direct handshakes": Entry(4, of_direct.handshakes),
+    "direct records": Entry(6, of_direct.records),
     "records": Entry(9, of_records.records),
     "private records": Entry(6, of_records.private_records),
     "mdns adverts": Entry(5, of_records.adverts),
