@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Sequence
 
+from peerllm.errors import PeerGone
 from peerllm.wire.raw_channel import RawChannel, open_channel, serve_channels
 from peerllm.wire.transport import Transport
 from peerllm_swarm.span import PeerId
@@ -31,10 +32,19 @@ def answer_channel_pings(transport: Transport) -> None:
     serve_channels(transport, PURPOSE, _answer)
 
 
-async def measure_channel(transport: Transport, peer_id: PeerId, addresses: Sequence[str]) -> float:
-    """Round trip in milliseconds. Raises `PeerGone`, or `OSError` for a socket that breaks or is silent."""
+async def measure_channel(
+    transport: Transport, peer_id: PeerId, addresses: Sequence[str], *, same_machine: bool = False
+) -> float:
+    """Round trip in milliseconds.
+
+    Raises:
+        PeerGone: not reached, or it is on this machine, whose cores both would share, unless `same_machine` is fine.
+        OSError: the socket broke or was silent.
+    """
     channel = await open_channel(transport, peer_id, addresses, PURPOSE, REACH_S)
     with channel.socket:
+        if not same_machine and channel.socket.getsockname()[0] == channel.socket.getpeername()[0]:
+            raise PeerGone(f"{peer_id} is on this machine")
         return await asyncio.to_thread(_shortest_ms, channel.socket)
 
 

@@ -127,15 +127,14 @@ async def follow_lead(place: Place, load: LoadOwn, hidden: int, *, polite: bool)
 
     Cancelled, it tells the lead and goes on for `LEAVE_S`.
     """
-    engine: SliceEngine | None = None
     try:
         engine = await loaded_slice(load, polite=polite)
-        exchange = await connected(place.mesh, place.invite, place.own, hidden)
         try:
-            await place.stream.send(Assembled(engine.info.weights_bytes))
-            return await _computed(place, engine, exchange, hidden, polite=polite)
-        finally:
-            exchange.close()
+            exchange = await connected(place.mesh, place.invite, place.own, hidden)
+        except BaseException:
+            engine.shutdown()
+            raise
+        return await _computed(place, engine, exchange, hidden, polite=polite)
     except PeerGone as gone:
         return f"the lead is gone, or a member: {gone}"
     except PeerllmError as problem:
@@ -143,16 +142,16 @@ async def follow_lead(place: Place, load: LoadOwn, hidden: int, *, polite: bool)
             await place.stream.send(Declined(str(problem)))
         raise
     finally:
-        if engine is not None:
-            engine.shutdown()
         place.over.set()
 
 
 async def _computed(place: Place, engine: SliceEngine, exchange: Exchange, hidden: int, *, polite: bool) -> str:
-    """Until the lead closes, is gone, or this task is cancelled; the thread has ended by then."""
-    computing = asyncio.ensure_future(on_thread(lambda: follow(engine, exchange, hidden), polite=polite))
+    """Until the lead closes, is gone, or this task is cancelled."""
+    weights_bytes = engine.info.weights_bytes
+    computing = asyncio.ensure_future(on_thread(lambda: _follow_and_free(engine, exchange, hidden), polite=polite))
     hearing = asyncio.create_task(_heard(place.stream))
     try:
+        await place.stream.send(Assembled(weights_bytes))
         await asyncio.wait((computing, hearing), return_when=asyncio.FIRST_COMPLETED)
         return hearing.result() if hearing.done() else await _outcome(computing)
     except asyncio.CancelledError:
@@ -165,6 +164,15 @@ async def _computed(place: Place, engine: SliceEngine, exchange: Exchange, hidde
         exchange.shut()
         hearing.cancel()
         await asyncio.gather(computing, hearing, return_exceptions=True)  # neither leaves an error that nobody takes
+
+
+def _follow_and_free(engine: SliceEngine, exchange: Exchange, hidden: int) -> None:
+    """On one thread, so that nobody frees what still computes, however this peer's tasks end."""
+    try:
+        follow(engine, exchange, hidden)
+    finally:
+        exchange.close()
+        engine.shutdown()
 
 
 async def _heard(stream: LiveStream) -> str:

@@ -69,7 +69,9 @@ class Groups:
         cap: ThreadCap | None = None,
         pace: GroupPace = GroupPace(),
         random: Random | None = None,
+        same_machine: bool = False,
     ) -> None:
+        """`same_machine`: members may share one machine, and so its cores."""
         self._presence = presence
         self._transport = transport
         self._rtt_ms = rtt_ms
@@ -78,6 +80,7 @@ class Groups:
         self._cap = cap
         self._pace = pace
         self._random = random or Random()
+        self._same_machine = same_machine
         self._door = ChannelDoor(transport)
         self._member: GroupMember | None = None
         self._lent: tuple[StoredModel, Offer] | None = None
@@ -246,7 +249,9 @@ class Groups:
         found: dict[PeerId, float] = {}
         for record in nearest:  # one after the other: together they would measure one another
             try:
-                found[record.peer_id] = await measure_channel(self._transport, record.peer_id, record.addresses)
+                found[record.peer_id] = await measure_channel(
+                    self._transport, record.peer_id, record.addresses, same_machine=self._same_machine
+                )
             except (WireError, OSError) as error:
                 log.debug("no channel to peer=%s: %s", record.peer_id, error)
         self._channel_ms = found

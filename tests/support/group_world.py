@@ -130,7 +130,9 @@ async def _partner(stack: AsyncExitStack, home: Path, bus: MemoryBus, config: Co
         elsewhere=lending.elsewhere,
         drain_s=2.0,
         pace=OFTEN,
-        groups=Groups(presence, transport, lambda _: 0.05, lambda _: None, form=SyncForm.FLOAT32, pace=SOON),
+        groups=Groups(
+            presence, transport, lambda _: 0.05, lambda _: None, form=SyncForm.FLOAT32, pace=SOON, same_machine=True
+        ),
     )
     running = asyncio.create_task(contributor.run())
     return Partner(contributor, presence, transport, addresses, changes, running)
