@@ -23,6 +23,7 @@ from peerllm.serving.admission import UNKNOWN_RETRY_S, first_to_go
 from peerllm.serving.history import HistoryRoom
 from peerllm.serving.kept_prefixes import KeptPrefixes
 from peerllm.serving.load import RecentWaits
+from peerllm.serving.next_hop import linked
 from peerllm.serving.places import Full, Places
 from peerllm.serving.prefixes import Holding, begin_alike
 from peerllm.serving.session import ServedSession
@@ -30,7 +31,7 @@ from peerllm.serving.session_receipts import SessionReceipts
 from peerllm.wire.live_stream import LiveStream, while_open
 from peerllm.wire.messages import Attach, Attached, Leaving, Message, Open, RefusalCode, SessionId
 from peerllm.wire.messages import Refused as RefusedMessage
-from peerllm.wire.transport import PUSH_PROTOCOL, Transport
+from peerllm.wire.transport import Transport
 from peerllm_swarm.span import BlockSpan, PeerId
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,7 @@ class SpanHandler:
             self._scheduler,
             holding,
             self._waits,
-            link=partial(self._link, opened.session),
+            link=partial(linked, self._transport, self._timings.link_s, opened.session),
             told=self._notify,
             rests=partial(self._rest, opened.session, stream.peer_id),
             wakes=partial(self._wake, opened.session),
@@ -367,26 +368,6 @@ class SpanHandler:
 
     def _left_s(self) -> list[float]:
         return [left / 1e3 for left in self._left_ms()]
-
-    async def _link(self, session: SessionId, behind: PeerId, addresses: tuple[str, ...]) -> LiveStream:
-        """A push stream to the hop behind, attached to the session there."""
-        try:
-            async with asyncio.timeout(self._timings.link_s):
-                return await self._attached(session, behind, addresses)
-        except (WireError, TimeoutError) as error:
-            raise Refused(RefusalCode.UNREACHABLE_NEXT, f"cannot reach the next hop {behind}: {error}") from error
-
-    async def _attached(self, session: SessionId, behind: PeerId, addresses: tuple[str, ...]) -> LiveStream:
-        stream = await self._transport.open_stream(behind, addresses, PUSH_PROTOCOL, self._timings.link_s)
-        try:
-            await stream.send(Attach(session))
-            answer = await stream.receive()
-            if not isinstance(answer, Attached):
-                raise BadFrame(f"it answered {type(answer).__name__} to Attach")
-        except BaseException:
-            await stream.close()  # a stream that is merely forgotten pings for ever
-            raise
-        return stream
 
     async def _notify(self) -> None:
         async with self._changed:
